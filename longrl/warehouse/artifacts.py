@@ -1,0 +1,238 @@
+"""Artifacts: what a stage leaves behind, found again by what it was made from.
+
+    warehouse/<stage>/<key>/part-00000.parquet ... rejects.parquet ... manifest.json
+
+The key hashes the stage's name, its version constant, its settings and the *digests* of its inputs. So a stage that
+writes the same bytes as last time stops the recomputation downstream. A stage writes into a draft folder, the manifest
+comes last, and one rename puts the folder in place: a folder without a manifest does not exist. Two processes that want
+the same artifact take turns at its lock, and the second finds it made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+import polars as pl
+from pydantic import BaseModel
+
+from longrl.warehouse import schemas
+from longrl.warehouse.ledger import Ledger
+
+MANIFEST = "manifest.json"
+
+
+class WarehouseError(RuntimeError):
+    """The warehouse cannot be read or written; the message names the path and the remedy."""
+
+
+@dataclass(frozen=True)
+class ArtifactRef:
+    """A finished artifact. `digest` is over its files' bytes; `rows` and `rejects` add up to the rows that came in.
+
+    `cached` and `seconds` tell how this call came by it and are no part of its identity.
+    """
+
+    stage: str
+    key: str
+    path: str
+    digest: str
+    rows: int
+    rejects: int = 0
+    cached: bool = field(default=False, compare=False)
+    seconds: float = field(default=0.0, compare=False)
+
+    def file(self, name: str) -> Path:
+        """A file of the artifact; raises `WarehouseError` when it is gone."""
+        path = Path(self.path) / name
+        if not path.exists():
+            raise WarehouseError(f"{path} is missing; delete {self.path} and run again to rebuild it")
+        return path
+
+    def table(self) -> pl.DataFrame:
+        """All parts as one frame, checked against the stage's schema."""
+        parts = sorted(Path(self.path).glob("part-*.parquet"))
+        if not parts:
+            raise WarehouseError(f"{self.path} has no part-*.parquet; delete the folder and run again to rebuild it")
+        return schemas.validate(self.stage, pl.concat([pl.read_parquet(part) for part in parts]), where=self.path)
+
+    def rejected(self) -> pl.DataFrame:
+        """The rows that did not pass, each with its reason."""
+        return pl.read_parquet(self.file("rejects.parquet"))
+
+    def facts(self) -> dict[str, Any]:
+        """What the stage noted about its work, such as versions or counts."""
+        return json.loads(self.file(MANIFEST).read_text())["facts"]
+
+
+class Draft:
+    """An artifact in the making: a folder to write into, a list of rejects, and the stage's item ledger."""
+
+    def __init__(self, stage: str, folder: Path, ledger: Ledger):
+        self.stage, self.folder, self.ledger = stage, folder, ledger
+        self.rows = 0
+        self.facts: dict[str, Any] = {}
+        self._parts = 0
+        self._rejects: list[dict[str, str]] = []
+
+    def write(self, frame: pl.DataFrame) -> None:
+        """Add one `part-*.parquet`; raises `schemas.SchemaError` when the frame is not what the stage promises."""
+        frame = schemas.validate(self.stage, frame, where=f"{self.stage} output")
+        frame.write_parquet(self.folder / f"part-{self._parts:05d}.parquet")
+        self._parts += 1
+        self.rows += frame.height
+
+    def reject(self, item: str, rule: str, reason: str) -> None:
+        """Record an input that does not go on: which one, the rule that dropped it, and why in words."""
+        self._rejects.append({"item": item, "rule": rule, "reason": reason})
+
+    def close(self) -> None:
+        frame = pl.DataFrame(self._rejects, schema=dict.fromkeys(("item", "rule", "reason"), pl.String))
+        frame.sort("item", "rule").write_parquet(self.folder / "rejects.parquet")
+
+    @property
+    def rejects(self) -> int:
+        return len(self._rejects)
+
+
+class Warehouse:
+    """A folder of artifacts, shared by any number of runs and processes."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).absolute()
+        try:
+            (self.root / ".locks").mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".locks" / f"writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise WarehouseError(
+                f"cannot write to the warehouse {self.root}: {error.strerror}; "
+                "choose another folder with WAREHOUSE=/path or free some space"
+            ) from error
+
+    def key(
+        self, stage: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, ArtifactRef | str]
+    ) -> str:
+        """Content key of an artifact: 16 hex digits of sha256 over stage, version, settings and input digests."""
+        plain = {
+            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            for name, value in settings.items()
+        }
+        digests = {name: ref.digest if isinstance(ref, ArtifactRef) else ref for name, ref in inputs.items()}
+        text = json.dumps([stage, version, plain, digests], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def find(self, stage: str, key: str) -> ArtifactRef | None:
+        """The finished artifact under this key, or None."""
+        folder = self.root / stage / key
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+        except FileNotFoundError:
+            return None
+        names = ("stage", "key", "digest", "rows", "rejects", "seconds")
+        return ArtifactRef(path=str(folder), cached=True, **{name: manifest[name] for name in names})
+
+    def latest(self, stage: str) -> ArtifactRef | None:
+        """The newest finished artifact of a stage, or None."""
+        manifests = sorted((self.root / stage).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+        return self.find(stage, manifests[-1].parent.name) if manifests else None
+
+    def produce(
+        self,
+        stage: str,
+        version: int,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, ArtifactRef | str],
+        build: Callable[[Draft], None],
+    ) -> ArtifactRef:
+        """Return the artifact under this stage's key; `build` fills a draft only when nobody has made it yet.
+
+        A draft that was left by a killed process is used again: training checkpoints in it are resumed, its tables are
+        written anew from the ledger. Raises `WarehouseError` when the disk is full or read-only.
+        """
+        key = self.key(stage, version, settings, inputs)
+        with filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"):
+            if found := self.find(stage, key):
+                return found
+            started = time.monotonic()
+            folder = self.root / stage / f".draft-{key}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                draft = Draft(stage, folder, self.ledger(stage))
+                try:
+                    build(draft)
+                finally:
+                    draft.ledger.close()
+                draft.close()
+                self._commit(draft, key, version, settings, inputs, time.monotonic() - started)
+            except OSError as error:
+                raise WarehouseError(
+                    f"{stage}: cannot write {folder}: {error}; free space or choose WAREHOUSE=/path"
+                ) from error
+        found = self.find(stage, key)
+        assert found is not None, f"{stage}-{key} was committed a moment ago"
+        return ArtifactRef(**{**asdict(found), "cached": False})
+
+    def _commit(
+        self,
+        draft: Draft,
+        key: str,
+        version: int,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        seconds: float,
+    ) -> None:
+        manifest = {
+            "stage": draft.stage,
+            "key": key,
+            "version": version,
+            "digest": digest_folder(draft.folder),
+            "rows": draft.rows,
+            "rejects": draft.rejects,
+            "seconds": round(seconds, 3),
+            "settings": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()},
+            "inputs": {
+                k: {"stage": v.stage, "key": v.key, "digest": v.digest} if isinstance(v, ArtifactRef) else v
+                for k, v in inputs.items()
+            },
+            "facts": draft.facts,
+        }
+        path = draft.folder / MANIFEST
+        with path.open("w") as file:
+            json.dump(manifest, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        final = self.root / draft.stage / key
+        if final.exists():
+            shutil.rmtree(final)
+        draft.folder.rename(final)
+
+    def ledger(self, stage: str) -> Ledger:
+        """The stage's ledger of finished items, shared by all its runs."""
+        return Ledger(self.root / stage / "ledger.sqlite")
+
+    def cache(self, name: str) -> Path:
+        """A folder for derived data that may be deleted at any time, such as decoded frames and video embeddings."""
+        folder = self.root / "cache" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def digest_folder(folder: Path) -> str:
+    """sha256 over the names and bytes of all files below a folder, but the manifest and names that start with a dot."""
+    total = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and path.name != MANIFEST and not any(part.startswith(".") for part in name.parts):
+            with path.open("rb") as file:
+                total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return total.hexdigest()

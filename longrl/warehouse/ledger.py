@@ -1,0 +1,47 @@
+"""The item ledger: finished items of a stage, so that none is computed twice.
+
+An item's key says what it was made from (the clip, the teacher's settings, the code's version), so an item survives a
+killed run *and* a run over more videos. SQLite in WAL mode: an item is there or not, several processes may write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def item_key(*parts: Any) -> str:
+    """Hash of everything an item was made from; parts must be JSON-serialisable."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+class Ledger:
+    """A durable map from item key to a JSON value."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=NORMAL")
+        self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The finished ones among `keys`, with their values."""
+        found: dict[str, Any] = {}
+        keys = list(keys)
+        for start in range(0, len(keys), 500):
+            chunk = keys[start : start + 500]
+            query = f"SELECT key, value FROM items WHERE key IN ({','.join('?' * len(chunk))})"
+            found.update((key, json.loads(value)) for key, value in self._connection.execute(query, chunk))
+        return found
+
+    def put(self, key: str, value: Any) -> None:
+        """Record one finished item; durable when this returns."""
+        self._connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (key, json.dumps(value)))
+
+    def close(self) -> None:
+        self._connection.close()

@@ -1,0 +1,118 @@
+"""The tables that cross a stage border, as pandera schemas checked on write and on read.
+
+Times are seconds from the start of the video, sizes are pixels as displayed (after rotation).
+"""
+
+from __future__ import annotations
+
+import pandera.polars as pa
+import polars as pl
+
+
+class SchemaError(ValueError):
+    """A table is not what its stage promises; the message names the column, the check and some offending values."""
+
+
+CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot"])
+SPLIT = pa.Check.isin(["sft", "rl", "eval"])
+
+
+def column(dtype, *checks, unique: bool = False, nullable: bool = False) -> pa.Column:
+    return pa.Column(dtype, list(checks), unique=unique, nullable=nullable)
+
+
+VIDEOS = {
+    "video_id": column(pl.String, pa.Check.str_length(64, 64), unique=True),  # sha256 of the file's bytes
+    "path": column(pl.String),
+    "bytes": column(pl.Int64, pa.Check.gt(0)),
+    "container": column(pl.String),
+    "codec": column(pl.String),
+    "duration": column(pl.Float64, pa.Check.gt(0)),
+    "fps": column(pl.Float64, pa.Check.gt(0)),  # average frames per second
+    "frames": column(pl.Int64, pa.Check.gt(0)),  # decodable frames
+    "width": column(pl.Int64, pa.Check.gt(0)),
+    "height": column(pl.Int64, pa.Check.gt(0)),
+    "rotation": column(pl.Int64),  # degrees, as stored in the file
+    "variable_rate": column(pl.Boolean),
+    "audio": column(pl.Boolean),
+}
+
+CLIPS = {
+    "clip_id": column(pl.String, unique=True),
+    "video_id": column(pl.String),
+    "index": column(pl.Int64, pa.Check.ge(0)),  # 0, 1, ... in the order of time
+    "start": column(pl.Float64, pa.Check.ge(0)),
+    "end": column(pl.Float64, pa.Check.gt(0)),
+}
+
+CAPTIONS = CLIPS | {
+    "caption": column(pl.String, pa.Check.str_length(1)),
+    "facts": column(pl.String),  # JSON of what the teacher measured; "{}" where it only wrote text
+    "teacher": column(pl.String),
+}
+
+QUESTIONS = {
+    "question_id": column(pl.String, unique=True),
+    "video_id": column(pl.String),
+    "category": column(pl.String, CATEGORY),
+    "question": column(pl.String, pa.Check.str_length(1)),
+    "options": column(pl.List(pl.String)),  # without letters; the letter is the position: A, B, C, D
+    "answer": column(pl.String, pa.Check.str_matches(r"^[A-Z]$")),
+    "reasoning": column(pl.String, pa.Check.str_length(1)),  # what happens when, citing clips by their time spans
+    "conclusion": column(pl.String),  # the sentence from which the option follows; may be empty
+    "evidence": column(pl.List(pl.Int64)),  # indices of the clips the answer rests on
+    "teacher": column(pl.String),
+}
+
+DATASET = QUESTIONS | {"split": column(pl.String, SPLIT)}
+
+SAMPLES = {
+    "model": column(pl.String),  # base, sft, rl
+    "question_id": column(pl.String),
+    "video_id": column(pl.String),
+    "category": column(pl.String, CATEGORY),
+    "mode": column(pl.String, pa.Check.isin(["greedy", "sampled", "shuffled_video"])),
+    "sample": column(pl.Int64, pa.Check.ge(0)),  # 0 .. samples-1; 0 for greedy
+    "frames": column(pl.Int64, pa.Check.gt(0)),  # frame budget
+    "plan": column(pl.String),  # digest of the frame plan
+    "response": column(pl.String),
+    "extracted": column(pl.String, nullable=True),  # the option letter found in the response, null if none
+    "gold": column(pl.String),
+    "correct": column(pl.Boolean),
+    "well_formed": column(pl.Boolean),
+    "tokens": column(pl.Int64),
+    "finish": column(pl.String),  # stop, length, error
+    "error": column(pl.String, nullable=True),  # why this row could not be answered (broken video, ...)
+}
+
+SCHEMAS = {
+    "ingest": VIDEOS,
+    "segment": CLIPS,
+    "caption": CAPTIONS,
+    "reason": QUESTIONS,
+    "curate": DATASET,
+    "evaluate": SAMPLES,
+}
+
+
+def validate(stage: str, frame: pl.DataFrame, where: str) -> pl.DataFrame:
+    """Check a frame against its stage's schema and return it; stages without a table pass through.
+
+    Raises `SchemaError` naming `where`, the column, the check and up to five offending values.
+    """
+    columns = SCHEMAS.get(stage)
+    if columns is None:
+        return frame
+    try:
+        return pa.DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
+    except pa.errors.SchemaErrors as errors:
+        lines = []
+        for (name, check), cases in errors.failure_cases.group_by("column", "check"):
+            examples = ", ".join(repr(case) for case in cases["failure_case"].head(5).to_list())
+            lines.append(f"{where}: column {name!r} fails {check}: {examples}")
+        raise SchemaError("\n".join(sorted(lines))) from None
+
+
+def empty(stage: str) -> pl.DataFrame:
+    """A frame with the stage's columns and no rows."""
+    return pl.DataFrame(schema={name: column.dtype.type for name, column in SCHEMAS[stage].items()})
