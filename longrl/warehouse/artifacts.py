@@ -24,13 +24,14 @@ import filelock
 import polars as pl
 from pydantic import BaseModel
 
+from longrl.errors import LongrlError
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
 
 MANIFEST = "manifest.json"
 
 
-class WarehouseError(RuntimeError):
+class WarehouseError(LongrlError):
     """The warehouse cannot be read or written; the message names the path and the remedy."""
 
 
