@@ -28,7 +28,7 @@ async def may_pass(task: Task[..., Any], run: Any, state: State[Any]) -> bool:
     return False
 
 
-def stage_task(function: Callable[..., ArtifactRef]) -> Task[..., Any]:
+def stage_task(function: Callable[..., ArtifactRef]) -> Callable[..., ArtifactRef]:
     """Make `function` a task named like it; its result is the artifact, with this run's seconds."""
 
     @wraps(function)
@@ -39,11 +39,10 @@ def stage_task(function: Callable[..., ArtifactRef]) -> Task[..., Any]:
         return Completed(data=ref, name="Cached" if ref.cached else "Completed", message=made)
 
     return task(
-        timed,
         name=function.__name__,
         retries=2,
         retry_delay_seconds=exponential_backoff(backoff_factor=5),
         retry_jitter_factor=0.5,
         retry_condition_fn=may_pass,
         persist_result=False,
-    )
+    )(timed)
