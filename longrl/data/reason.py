@@ -67,8 +67,8 @@ def reason(settings: ReasonSettings, captions: ArtifactRef, warehouse: Warehouse
         frame = pl.DataFrame(rows, schema=schemas.empty("reason").schema)
         draft.write(frame.unique("question_id", keep="first", maintain_order=True))
 
-    kept = settings.model_dump(mode="json") | {"teacher": teacher.identity, "seed": seed}
-    return warehouse.produce("reason", VERSION, {"reason": kept}, {"captions": captions}, build)
+    asked = {"teacher": teacher.identity, "count": settings.questions_per_video, "seed": seed}
+    return warehouse.produce("reason", VERSION, asked, {"captions": captions}, build)
 
 
 def _videos(captions: ArtifactRef) -> dict[str, list[CaptionedClip]]:
