@@ -22,7 +22,8 @@ CUT = 0.4  # share of the colour histogram that changes at a cut
 WIDE = 56  # pixels, the longer side at which motion is searched
 BLOCK = 8  # pixels, side of a block
 REACH = 6  # pixels, longest displacement searched between two frames
-ONE_WAY = 0.6  # share of all movement that must go one way for it to be the direction
+ONE_WAY = 0.75  # share of all movement that must go one way for it to be the direction
+ENOUGH = 12.0  # pixels that blocks must have travelled in all before a direction is named
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def measure(frames: np.ndarray, times: Sequence[float], start: float, end: float
         motion_quarters=_by_quarter(amount, when),
         parts=_parts(moved),
         directions=share,
-        direction="" if not total else best if share[best] >= ONE_WAY * 100 else "mixed",
+        direction="" if total < ENOUGH else best if share[best] >= ONE_WAY * 100 else "mixed",
         cuts=tuple(time for _, time in cuts),
         doubtful_cuts=doubtful,
     )
