@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from longrl.config import SegmentSettings
+from longrl.config import IngestSettings, SegmentSettings
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, WarehouseError
 from longrl.warehouse.ledger import Ledger, item_key
 from longrl.warehouse.schemas import SchemaError
@@ -47,6 +47,11 @@ def test_an_artifact_is_made_once(tmp_path):
 def test_another_setting_or_input_is_another_artifact(tmp_path, change):
     warehouse = Warehouse(tmp_path)
     assert segment(warehouse).key != segment(warehouse, **change).key
+
+
+def test_how_much_effort_goes_in_does_not_change_the_key(tmp_path):
+    keys = {Warehouse(tmp_path).key("ingest", 1, {"settings": IngestSettings(workers=n)}, {}) for n in (1, 2)}
+    assert len(keys) == 1
 
 
 def test_the_same_bytes_from_another_setting_stop_the_recomputation_downstream(tmp_path):
