@@ -198,7 +198,7 @@ class Warehouse:
             "rows": draft.rows,
             "rejects": draft.rejects,
             "seconds": round(seconds, 3),
-            "settings": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()},
+            "settings": {k: v.model_dump(mode="json") if isinstance(v, Settings) else v for k, v in settings.items()},
             "inputs": {
                 k: {"stage": v.stage, "key": v.key, "digest": v.digest} if isinstance(v, ArtifactRef) else v
                 for k, v in inputs.items()
