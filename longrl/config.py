@@ -15,13 +15,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from longrl.errors import LongrlError
+
 RECIPES = Path(__file__).parent / "recipes"
 
 Categories = ("temporal", "goal", "spatial", "plot")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class ConfigError(ValueError):
+class ConfigError(LongrlError):
     """A setting is unknown or out of range; the message names the field and the remedy."""
 
 

@@ -24,13 +24,14 @@ import filelock
 import polars as pl
 from pydantic import BaseModel
 
+from longrl.errors import LongrlError
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
 
 MANIFEST = "manifest.json"
 
 
-class WarehouseError(RuntimeError):
+class WarehouseError(LongrlError):
     """The warehouse cannot be read or written; the message names the path and the remedy."""
 
 
@@ -106,8 +107,9 @@ class Draft:
 class Warehouse:
     """A folder of artifacts, shared by any number of runs and processes."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, refresh: frozenset[str] = frozenset()):
         self.root = Path(root).absolute()
+        self.refresh = refresh  # stages that are computed anew, whatever is there
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             probe = self.root / ".locks" / f"writable-{os.getpid()}"
@@ -161,7 +163,7 @@ class Warehouse:
         """
         key = self.key(stage, version, settings, inputs)
         with filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"):
-            if found := self.find(stage, key):
+            if stage not in self.refresh and (found := self.find(stage, key)):
                 return found
             started = time.monotonic()
             folder = self.root / stage / f".draft-{key}"
@@ -218,7 +220,7 @@ class Warehouse:
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""
-        return Ledger(self.root / stage / "ledger.sqlite")
+        return Ledger(self.root / stage / "ledger.sqlite", forget=stage in self.refresh)
 
     def cache(self, name: str) -> Path:
         """A folder for derived data that may be deleted at any time, such as decoded frames and video embeddings."""

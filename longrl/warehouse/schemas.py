@@ -8,8 +8,10 @@ from __future__ import annotations
 import pandera.polars as pa
 import polars as pl
 
+from longrl.errors import LongrlError
 
-class SchemaError(ValueError):
+
+class SchemaError(LongrlError):
     """A table is not what its stage promises; the message names the column, the check and some offending values."""
 
 
