@@ -81,7 +81,7 @@ def curate(
             for item, rule, reason in rejects:
                 draft.reject(item, rule, reason)
             store_splits(connection, settings, seed)
-            dataset = relabelled(connection.execute(BALANCED, {"seed": str(seed)}).pl())
+            dataset = relabelled(connection.sql(BALANCED, params={"seed": str(seed)}).pl())
             draft.write(dataset.select(*questions.table().columns, "split"))
             by_rule = connection.sql("SELECT rule, count(*) FROM rejects GROUP BY rule ORDER BY rule").fetchall()
             draft.facts["rejected"] = dict(by_rule)
@@ -121,7 +121,9 @@ def load(connection: duckdb.DuckDBPyConnection, captions: pl.DataFrame, question
 
 def apply_rule(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
     """Move the questions that a rule names from `questions` to `rejects`."""
-    connection.execute(f"CREATE TEMP TABLE named AS SELECT question_id, min(reason) AS reason FROM ({query}\n) GROUP BY 1")
+    connection.execute(
+        f"CREATE TEMP TABLE named AS SELECT question_id, min(reason) AS reason FROM ({query}\n) GROUP BY 1"
+    )
     connection.execute(
         "INSERT INTO rejects SELECT position, question_id, ?, reason FROM named JOIN questions USING (question_id)",
         [name],

@@ -39,7 +39,7 @@ TABLES = {
     "evaluate": "samples",
 }
 
-ARTIFACTS = {
+ARTIFACTS: dict[str, Any] = {
     "stage": pl.String,
     "key": pl.String,
     "version": pl.Int64,
@@ -54,7 +54,7 @@ ARTIFACTS = {
     "facts": pl.String,
 }
 
-REJECTS = dict.fromkeys(("stage", "item", "rule", "reason"), pl.String)
+REJECTS: dict[str, Any] = {"stage": pl.String, "item": pl.String, "rule": pl.String, "reason": pl.String}
 
 
 def rebuild(warehouse: Warehouse, current: Iterable[ArtifactRef] = ()) -> Path:
@@ -112,7 +112,7 @@ def fill(connection: duckdb.DuckDBPyConnection, artifacts: pl.DataFrame, shown: 
     for stage, folder in shown.items():
         if (folder / "rejects.parquet").is_file():
             frame = pl.read_parquet(folder / "rejects.parquet").with_columns(stage=pl.lit(stage))
-            rejects.append(frame.select(REJECTS))
+            rejects.append(frame.select(*REJECTS))
     store(connection, "rejects", pl.concat(rejects))
     for stage, table in TABLES.items():
         parts = sorted(shown[stage].glob("part-*.parquet")) if stage in shown else []
