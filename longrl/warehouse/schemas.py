@@ -60,7 +60,7 @@ QUESTIONS = {
     "question": column(pl.String, pa.Check.str_length(min_value=1)),
     "options": column(pl.List(pl.String)),  # without letters; the letter is the position: A, B, C, D
     "answer": column(pl.String, pa.Check.str_matches(r"^[A-Z]$")),
-    "reasoning": column(pl.String, pa.Check.str_length(min_value=1)),  # what happens when, citing clips by their time spans
+    "reasoning": column(pl.String, pa.Check.str_length(min_value=1)),  # what happens when, citing clips by time spans
     "conclusion": column(pl.String),  # the sentence from which the option follows; may be empty
     "evidence": column(pl.List(pl.Int64)),  # indices of the clips the answer rests on
     "teacher": column(pl.String),
