@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from longrl.errors import LongrlError, Transient
 from longrl.video.sample import FramePlan, fit, plan_frames
 
 
-class TeacherError(RuntimeError):
+class TeacherError(LongrlError):
     """This one item could not be done (refused, unparsable answer, unreadable frames): it is rejected with the reason."""
 
 
-class TeacherUnavailable(RuntimeError):
+class TeacherUnavailable(Transient):
     """No item can be done (server unreachable, key refused): the stage stops, and what was finished is kept."""
 
 
