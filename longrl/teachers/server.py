@@ -5,8 +5,8 @@ jittered back-off or after the time the server asks for; what will not pass (400
 A failure that outlives its retries is the *item's* (`TeacherError`, and the others go on) when the server answered
 somebody else in the meantime, and the *server's* (`TeacherUnavailable`, one clear error) when it did not.
 
-Servers speak dialects: some know no JSON schema, some want `max_completion_tokens`, some fix the temperature. A 400 that
-names such a parameter changes the dialect once for all following requests.
+Servers speak dialects: some know no JSON schema, some want `max_completion_tokens`, some fix the temperature. A 400
+that names such a parameter changes the dialect once for all following requests.
 
 The key is read from the environment, sent, and taken out of every message before anybody sees it.
 """
@@ -120,8 +120,8 @@ class Server:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(self.settings.concurrency, len(items))):
                         group.create_task(worker())
-            except BaseExceptionGroup as group_error:
-                raise group_error.exceptions[0] from None
+            except BaseExceptionGroup as failures:
+                raise first(failures) from None
 
     async def complete(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None = None) -> str:
         """The answer's text; with `schema` it is JSON that should follow it (check it: not every server does).
@@ -180,7 +180,9 @@ class Server:
                         raise TeacherError(f"{self.clean(error)}, {attempts} times") from None
                     raise self._unavailable(error, attempts) from None
                 wait = waiting_time(error, attempt)
-                log.warning("%s: %s; retry %d of %d in %.1f s", self.url, self.clean(error), attempt, attempts - 1, wait)
+                log.warning(
+                    "%s: %s; retry %d of %d in %.1f s", self.url, self.clean(error), attempt, attempts - 1, wait
+                )
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
 
@@ -198,6 +200,7 @@ class Server:
                 f"the answer was cut off at {self.settings.max_tokens} tokens; raise {self.section}.server.max_tokens"
             )
         text = re.sub(r"^\s*<think>.*?</think>", "", choice.message.content or "", flags=re.DOTALL).strip()
+        text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs cannot be stored
         if not text:
             raise TeacherError("the model gave an empty answer")
         return text
@@ -247,6 +250,13 @@ class Server:
             text = f"{type(root(error)).__name__}: {root(error)}"
         text = " ".join(text.split())
         return (text.replace(self._key, "***") if self._key else text)[:500]
+
+
+def first(failures: BaseException) -> BaseException:
+    """The first error of nested task groups: what one worker ran into, not how the others were called off."""
+    while isinstance(failures, BaseExceptionGroup):
+        failures = failures.exceptions[0]
+    return failures
 
 
 def may_pass(error: Exception) -> bool:
