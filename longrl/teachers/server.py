@@ -129,10 +129,16 @@ class Server:
         Raises `TeacherError` when this request is refused, cut off or answered with nothing, and
         `TeacherUnavailable` when the server serves nobody.
         """
+        dialect = self._dialect
+
+        async def create() -> Any:
+            nonlocal dialect
+            dialect = self._dialect  # at the time of sending: others may have learned while this one waited
+            return await self._create(dialect, messages, schema)
+
         while True:
-            dialect = self._dialect
             try:
-                completion = await self._send(lambda: self._create(dialect, messages, schema))  # noqa: B023
+                completion = await self._send(create)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if dialect != self._dialect:  # another request has learned it meanwhile
                     continue
@@ -243,11 +249,13 @@ class Server:
     def clean(self, error: Exception) -> str:
         """The error in a few words, without the key."""
         if isinstance(error, openai.APIStatusError):
-            text = f"{error.status_code} {error.message}"
+            text = f"{error.status_code} {error.message.removeprefix(f'Error code: {error.status_code} - ')}"
         elif isinstance(error, TimeoutError | openai.APITimeoutError):
             text = f"no answer within {self.settings.timeout:g} s"
         else:
-            text = f"{type(root(error)).__name__}: {root(error)}"
+            cause = root(error)
+            number = getattr(cause, "errno", None) or 0  # an OSError's own words vary with the event loop
+            text = os.strerror(number) if number > 0 else f"{type(cause).__name__}: {cause}"
         text = " ".join(text.split())
         return (text.replace(self._key, "***") if self._key else text)[:500]
 
