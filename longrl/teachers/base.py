@@ -1,8 +1,8 @@
-"""What a teacher is: a captioner that describes clips, and a writer that asks about a video from its captions alone.
+"""What a teacher is: a captioner that describes clips, and a writer that asks about a video from its captions.
 
-Two narrow interfaces. A teacher gets the whole list of open work and reports each finished item, so that one may fan out
-over processes (`measured`) and another over requests in flight (`openai`); the stage records an item the moment it is
-reported, so a killed run loses only what was in flight.
+Two narrow interfaces. A teacher gets the whole list of open work and reports each finished item, so that one may fan
+out over processes (`measured`) and another over requests in flight (`openai`); the stage records an item the moment it
+is reported, so a killed run loses only what was in flight.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from longrl.video.sample import FramePlan, fit, plan_frames
 
 
 class TeacherError(LongrlError):
-    """This one item could not be done (refused, unparsable answer, unreadable frames): it is rejected with the reason."""
+    """This one item could not be done (refused, unparsable answer, unreadable frames): it becomes a reject."""
 
 
 class TeacherUnavailable(Transient):
@@ -151,8 +151,12 @@ class Writer(ABC):
         """JSON-serialisable: everything that changes what it asks."""
 
     @abstractmethod
-    def questions(self, clips: Sequence[CaptionedClip], count: int, seed: int) -> list[QuestionDraft]:
+    def questions(
+        self, clips: Sequence[CaptionedClip], count: int, seed: int
+    ) -> Sequence[QuestionDraft | TeacherError]:
         """At most `count` questions about one video, spread over the categories; fewer when less can be asked.
+
+        A `TeacherError` among them stands for one that was written and cannot be used; it becomes a reject.
 
         Raises `TeacherError` when nothing usable came back and `TeacherUnavailable` when no video can be done.
         """
@@ -162,12 +166,12 @@ class Writer(ABC):
         videos: Sequence[Sequence[CaptionedClip]],
         count: int,
         seed: int,
-        on_done: Callable[[str, list[QuestionDraft] | TeacherError], None],
+        on_done: Callable[[str, Sequence[QuestionDraft | TeacherError] | TeacherError], None],
     ) -> None:
-        """Ask about each video, in any order, calling `on_done(video_id, …)` in the calling thread as each is finished."""
+        """Ask about each video, in any order, calling `on_done(video_id, …)` in the calling thread for each one."""
         for clips in videos:
             try:
-                done: list[QuestionDraft] | TeacherError = self.questions(clips, count, seed)
+                done: Sequence[QuestionDraft | TeacherError] | TeacherError = self.questions(clips, count, seed)
             except TeacherError as error:
                 done = error
             on_done(clips[0].video_id, done)
