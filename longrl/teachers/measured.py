@@ -148,10 +148,13 @@ def story_questions(clips: Sequence[CaptionedClip], rng: random.Random) -> list[
 
 
 def spread(drafts: list[QuestionDraft], count: int, rng: random.Random) -> list[QuestionDraft]:
-    """`count` of the drafts in random order, as evenly over the categories as there are questions."""
+    """`count` of the drafts in random order, none twice, as evenly over the categories as there are questions."""
     by_category: dict[str, list[QuestionDraft]] = {}
+    seen = set()
     for draft in rng.sample(drafts, len(drafts)):
-        by_category.setdefault(draft.category, []).append(draft)
+        if (same := (draft.question, frozenset(draft.options))) not in seen:
+            seen.add(same)
+            by_category.setdefault(draft.category, []).append(draft)
     queues = list(by_category.values())
     rng.shuffle(queues)
     chosen: list[QuestionDraft] = []

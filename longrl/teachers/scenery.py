@@ -1,15 +1,15 @@
 """The language of measured scenery: captions of any real clip, and questions whose answers follow from the captions.
 
-Everything a question rests on stands in the captions' facts, and is only asked where the measurements leave no doubt: the
-right option leads every other by a margin a person would notice. What can't be asked is not asked; a dull video gets few
-questions or none.
+Everything a question rests on stands in the captions' facts, and is only asked where the measurements leave no doubt:
+the right option leads every other by a margin a person would notice. What can't be asked is not asked; a dull video
+gets few questions or none.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import combinations, groupby
+from itertools import combinations, groupby, pairwise
 from typing import Any
 
 from longrl.teachers.base import CaptionedClip, QuestionDraft, clock
@@ -82,7 +82,13 @@ def busiest_quarter(facts: dict[str, Any]) -> str | None:
     return QUARTERS[values.index(first)]
 
 
-LIGHT = ("gets brighter", "gets darker", "stays the same", "gets brighter and then darker", "gets darker and then brighter")
+LIGHT = (
+    "gets brighter",
+    "gets darker",
+    "stays the same",
+    "gets brighter and then darker",
+    "gets darker and then brighter",
+)
 SINGLE_CLIP_LIGHT = (*LIGHT[:2], *LIGHT[3:])
 
 
@@ -91,7 +97,7 @@ def light_over(levels: Sequence[float]) -> str | None:
     if len(levels) < 2:
         return None
     first, last, high, low = levels[0], levels[-1], max(levels), min(levels)
-    steps = [later - earlier for earlier, later in zip(levels, levels[1:], strict=False)]
+    steps = [later - earlier for earlier, later in pairwise(levels)]
     if high - low <= STEADY:
         return LIGHT[2]
     if last - first >= 1.5 * LIGHTER and min(steps) > -STEADY:
@@ -107,17 +113,17 @@ def light_over(levels: Sequence[float]) -> str | None:
 
 def _turns_once(levels: Sequence[float], at: int) -> bool:
     """Whether the levels rise up to `at` and fall after it, but for what nobody notices."""
-    rises = all(b - a > -STEADY for a, b in zip(levels[:at], levels[1 : at + 1], strict=False))
-    return rises and all(b - a < STEADY for a, b in zip(levels[at:], levels[at + 1 :], strict=False))
+    rises = all(b - a > -STEADY for a, b in pairwise(levels[: at + 1]))
+    return rises and all(b - a < STEADY for a, b in pairwise(levels[at:]))
 
 
 def questions(clips: Sequence[CaptionedClip], rng: random.Random) -> list[QuestionDraft]:
     """Every kind of question that can be asked of a video's scenery captions, a few of each kind, in random order."""
-    kinds: tuple[Callable[[Sequence[CaptionedClip], random.Random], Iterator[QuestionDraft]], ...]
-    kinds = (_when_brightest, _when_liveliest, _which_quarter, _which_way, _where_moves, _where_bright, _light, _cuts, _order)
-    found = []
-    for kind in kinds:
-        found += list(kind(clips, rng))
+    found: list[QuestionDraft] = []
+    for kind in (_when_brightest, _when_liveliest, _which_quarter, _which_way, _when_this_way):
+        found += kind(clips, rng)
+    for kind in (_where_moves, _where_bright, _light, _cuts, _order):
+        found += kind(clips, rng)
     rng.shuffle(found)
     return found
 
@@ -220,6 +226,22 @@ def _which_way(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[Q
             yield from _draft(rng, "goal", question, WAYS[way], WAYS.values(), cited, f"it heads {WAYS[way]}")
 
 
+def _when_this_way(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
+    """In which of four clips everything heads one way, where it does so in no other of them."""
+    for four in _fours(clips, rng):
+        ways = [clip.facts["direction"] for clip in four]
+        once = [way for way in DIRECTIONS if ways.count(way) == 1]
+        if once and all(ways):
+            way = rng.choice(once)
+            right = four[ways.index(way)].span
+            cited = [(clip, f"what moves heads {WAYS.get(clip.facts['direction'], 'several ways')}") for clip in four]
+            question = f"When does what moves head {WAYS[way]}?"
+            yield from _draft(
+                rng, "goal", question, right, (clip.span for clip in four), cited, f"{WAYS[way]} in {right}"
+            )
+            return
+
+
 def _where_moves(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
     for clip in clips:
         part = busiest_part(clip.facts)
@@ -247,10 +269,18 @@ def _light(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[Quest
         cited = [(clips[0], f"the light {light}")]
     else:
         light = light_over([clip.facts["brightness"] for clip in clips])
+        if light == LIGHT[2] and any(_range(clip.facts["brightness_quarters"]) > LIGHTER for clip in clips):
+            return  # the same from clip to clip, but not within one
         cited = [(clip, f"brightness {clip.facts['brightness']:.0f}%") for clip in clips]
     if light:
         wrong = [other for other in LIGHT if other != light]
-        yield from _draft(rng, "plot", "How does the light develop?", f"it {light}", (f"it {w}" for w in wrong), cited, f"it {light}")
+        yield from _draft(
+            rng, "plot", "How does the light develop?", f"it {light}", (f"it {w}" for w in wrong), cited, f"it {light}"
+        )
+
+
+def _range(levels: Sequence[float]) -> float:
+    return max(levels) - min(levels) if levels else 0.0
 
 
 def _cuts(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
@@ -259,7 +289,9 @@ def _cuts(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[Questi
         return
     cited = [(clip, COUNTS[len(clip.facts["cuts"])]) for clip in clips]
     near = [COUNTS[number] for number in range(max(0, total - 3), min(len(COUNTS), total + 4))]
-    yield from _draft(rng, "plot", "How often does the picture cut?", COUNTS[total], near, cited, f"in all {COUNTS[total]}")
+    yield from _draft(
+        rng, "plot", "How often does the picture cut?", COUNTS[total], near, cited, f"in all {COUNTS[total]}"
+    )
 
 
 def _order(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
@@ -275,4 +307,6 @@ def _order(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[Quest
         wrong.add(" then ".join(rng.sample(runs, len(runs))))
     cited = [(clip, f"mostly {colour}") for clip, colour in zip(clips, main, strict=True)]
     right = " then ".join(runs)
-    yield from _draft(rng, "plot", "Which colours is the picture, in order?", right, wrong, cited, f"the order is {right}")
+    yield from _draft(
+        rng, "plot", "Which colours is the picture, in order?", right, wrong, cited, f"the order is {right}"
+    )
