@@ -119,10 +119,13 @@ def _probes(
     missing = [(digest, str(path), settings.minimum_frames) for digest, path in first.items() if digest not in found]
     jobs = run_jobs(probe_job, missing, settings.workers, expected=(DecodeError,), patience=patience)
     for (digest, _, _), result in track(jobs, "ingest: probing videos", len(missing)):
-        if isinstance(result, WorkerLost):  # not recorded: a busy machine may be the cause, so the next run tries
-        again found[digest] = {"rule": "hangs", "reason": str(result)} continue broken = {"rule": "unreadable",
-        "reason": str(result)} found[digest] = broken if isinstance(result, DecodeError) else result
-        ledger.put(keys[digest], found[digest]) return found
+        if isinstance(result, WorkerLost):  # not recorded: on a less busy machine it may go well
+            found[digest] = {"rule": "hangs", "reason": str(result)}
+            continue
+        broken = {"rule": "unreadable", "reason": str(result)}
+        found[digest] = broken if isinstance(result, DecodeError) else result
+        ledger.put(keys[digest], found[digest])
+    return found
 
 
 def _what_counts(settings: IngestSettings) -> dict[str, Any]:
