@@ -59,6 +59,8 @@ def _motion(facts: dict[str, Any]) -> str:
 
 def leader(values: dict[str, float], margin: float) -> str | None:
     """The name whose value leads all others by `margin`, or None."""
+    if len(values) < 2:
+        return None
     first, second = sorted(values, key=lambda name: -values[name])[:2]
     return first if values[first] - values[second] >= margin else None
 
