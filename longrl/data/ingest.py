@@ -44,7 +44,7 @@ def ingest(
     files = find_videos(folder, settings.extensions)
     ledger = warehouse.ledger("ingest")
     try:
-        digests = _digests(files, ledger, settings.workers, patience)
+        digests = _digests(files, ledger, settings.workers)
     finally:
         ledger.close()
     listing = "\n".join(f"{path.relative_to(folder)}\0{digests[path]}" for path in files)
@@ -91,7 +91,7 @@ def find_videos(folder: Path, extensions: Iterable[str]) -> list[Path]:
     return files
 
 
-def _digests(files: list[Path], ledger: Ledger, workers: int, patience: float) -> dict[Path, str]:
+def _digests(files: list[Path], ledger: Ledger, workers: int) -> dict[Path, str]:
     """sha256 of every file, from the ledger where path, size and modification time are those of last time."""
     keys = {}
     for path in files:
@@ -100,7 +100,7 @@ def _digests(files: list[Path], ledger: Ledger, workers: int, patience: float) -
     known = ledger.get_many(keys.values())
     digests = {path: known[key] for path, key in keys.items() if key in known}
     missing = [str(path) for path in files if path not in digests]
-    jobs = run_jobs(file_digest, missing, workers, expected=(OSError,), patience=patience)
+    jobs = run_jobs(file_digest, missing, workers, expected=(OSError,))
     for name, digest in track(jobs, "ingest: naming files", len(missing)):
         if isinstance(digest, Exception):
             raise FolderError(f"cannot read {name}: {digest}; mend its permissions or take it out of the folder")

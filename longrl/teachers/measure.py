@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ DIRECTIONS = ("left", "right", "up", "down")
 COLOURS = ("black", "gray", "white", "red", "orange", "brown", "yellow", "green", "cyan", "blue", "purple", "pink")
 
 MOVED = 14  # grey levels (of 255) by which a moving pixel changes between frames
+STANDS = 5  # so many repeated frames mean that the picture stands still; fewer, that the file has few frames a second
 CUT = 0.4  # share of the colour histogram that changes at a cut
 WIDE = 56  # pixels, the longer side at which motion is searched
 BLOCK = 8  # pixels, side of a block
@@ -131,11 +132,13 @@ def _find_cuts(frames: np.ndarray, times: Sequence[float]) -> tuple[list[tuple[i
 
 def _pairs(frames: np.ndarray, times: Sequence[float], first_after_cut: set[int]) -> list[tuple[int, int]]:
     """Neighbouring different frames of one shot; a file of low rate shows the same frame at several times."""
-    flat = frames.reshape(len(frames), -1)
-    fresh = [0] + [i for i in range(1, len(frames)) if i in first_after_cut or not np.array_equal(flat[i], flat[i - 1])]
-    if len(fresh) < len(frames) * 0.2:  # a still, or nearly: keep the unchanged pairs, they count as no motion
-        fresh = list(range(len(frames)))
-    return [(a, b) for a, b in pairwise(fresh) if not first_after_cut & set(range(a + 1, b + 1))]
+    same = [False] + [bool(np.array_equal(a, b)) for a, b in pairwise(frames)]
+    pairs = []
+    for repeated, run in groupby(range(1, len(frames)), key=lambda index: same[index]):
+        indices = list(run)
+        if not repeated or len(indices) >= STANDS:
+            pairs += [(index - 1, index) for index in indices if index not in first_after_cut]
+    return pairs
 
 
 def _parts(moved: np.ndarray) -> dict[str, float]:

@@ -141,7 +141,7 @@ def story_questions(clips: Sequence[CaptionedClip], rng: random.Random) -> list[
                     answer=question.answer,
                     reasoning=question.reasoning,
                     conclusion=question.conclusion,
-                    evidence=_evidence(question.conclusion, events),
+                    evidence=_evidence(question, events),
                 )
             )
     return drafts
@@ -169,8 +169,8 @@ def _event(visit: Visit, index: int) -> language.Event:
     return language.Event(index + 1, visit.start, visit.end, visit.actor, visit.place, visit.corner)
 
 
-def _evidence(conclusion: str, events: Sequence[language.Event]) -> tuple[int, ...]:
-    """Indices of the clips that a conclusion speaks of, by their number or their agent."""
-    words = conclusion.replace(",", " ").replace(".", " ").replace(":", " ").split()
-    named = {event.clip - 1 for event in events if event.actor in words or f"clip {event.clip}:" in conclusion}
-    return tuple(sorted(named or {event.clip - 1 for event in events}))
+def _evidence(question: language.Question, events: Sequence[language.Event]) -> tuple[int, ...]:
+    """Indices of the clips whose agents the question or its right option speaks of; all where it speaks of none."""
+    right = question.options[language.LETTERS.index(question.answer)]
+    words = f"{question.text} {right}".replace("?", " ").split()
+    return tuple(event.clip - 1 for event in events if event.actor in words) or tuple(e.clip - 1 for e in events)

@@ -81,9 +81,12 @@ class FrameCache:
         final = self._file(video_id, plan)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.with_name(f".{final.name}.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.save(file, frames)
-        os.replace(partial, final)
+        try:
+            with partial.open("wb") as file:
+                np.save(file, frames)
+            os.replace(partial, final)
+        finally:
+            partial.unlink(missing_ok=True)  # left only when the disk is full
 
 
 def _read_decord(path: str, plan: FramePlan) -> np.ndarray:

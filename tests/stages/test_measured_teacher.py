@@ -101,6 +101,14 @@ def test_every_story_is_asked_about_in_all_categories(stories):
     assert table.group_by("video_id").len()["len"].to_list() == [6] * COUNT
 
 
+def test_evidence_is_the_clips_the_answer_rests_on(stories):
+    _, _, _, questions, truth = stories
+    for row in questions.table().filter(pl.col("category") == "goal").iter_rows(named=True):
+        actors = [truth[row["video_id"]][index]["actor"] for index in row["evidence"]]
+        assert len(actors) == 1
+        assert actors[0] in row["question"]
+
+
 def test_another_seed_asks_other_questions_of_the_same_captions(stories):
     warehouse, _, captions, _, _ = stories
     asked = [set(reason(ReasonSettings(), captions, warehouse, seed).table()["question_id"]) for seed in (0, 1)]
