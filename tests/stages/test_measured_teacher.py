@@ -12,6 +12,7 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+
 from longrl.config import CaptionSettings, IngestSettings, ReasonSettings, SegmentSettings, StoriesSettings
 from longrl.data.caption import NoCaptions, caption
 from longrl.data.ingest import ingest
@@ -21,7 +22,6 @@ from longrl.data.stories import render_stories
 from longrl.teachers import language
 from longrl.video.stories import CORNERS, PLACES
 from longrl.warehouse.artifacts import Warehouse
-
 from tests.videos import write_video
 
 COUNT = 40

@@ -72,6 +72,14 @@ def test_both_readers_see_the_same(tmp_path):
     assert np.abs(difference).mean() < 4  # noise, the hardest case for two scalers
 
 
+@pytest.mark.parametrize("width", [16, 24, 28, 48, 56, 72, 84, 112])
+def test_frames_of_any_width(tmp_path, width):
+    path = str(write_video(tmp_path / "a.mp4", counting_frames(8)))
+    frames = _read_decord(path, FramePlan((0.05, 0.55), 32, width))
+    assert frames.shape == (2, 32, width, 3)
+    assert numbers_of(frames) == [0, 5]
+
+
 def test_dense_and_sparse_plans_agree(tmp_path):
     path = write_video(tmp_path / "a.mp4", noisy_frames(60), fps=10)
     dense = read_frames(path, plan_frames(6.0, 60, 32, 56))
