@@ -49,12 +49,17 @@ class Scenery:
 
 
 def measure(frames: np.ndarray, times: Sequence[float], start: float, end: float) -> Scenery:
-    """Measure a clip, uint8 (T, H, W, 3) taken at ascending `times` in [start, end), seconds."""
+    """Measure a clip, uint8 (T, H, W, 3) taken at ascending `times` up to `end`, seconds.
+
+    Frames from before `start` only tell whether the clip begins with a cut.
+    """
+    before = sum(time < start for time in times)
+    cuts, doubtful = _find_cuts(frames, times)
+    frames, times = frames[before:], times[before:]
     grey = frames @ np.array([0.299, 0.587, 0.114], np.float32)  # (T, H, W), luma of BT.601
     quarter = np.clip((np.asarray(times) - start) / (end - start) * 4, 0, 3.999).astype(int)
     light = grey.mean((1, 2)) / 255 * 100
-    cuts, doubtful = _find_cuts(frames, times)
-    pairs = _pairs(frames, times, {cut for cut, _ in cuts})
+    pairs = _pairs(frames, {index - before for index, _ in cuts})
     level = grey - np.median(grey, axis=(1, 2), keepdims=True)  # a change of light is no motion
     moved = (
         np.abs(level[[b for _, b in pairs]] - level[[a for a, _ in pairs]]) > MOVED if pairs else np.zeros((0, 3, 3))
@@ -130,7 +135,7 @@ def _find_cuts(frames: np.ndarray, times: Sequence[float]) -> tuple[list[tuple[i
     return [(int(i) + 1, round((times[i] + times[i + 1]) / 2, 2)) for i in np.nonzero(sudden)[0]], doubtful
 
 
-def _pairs(frames: np.ndarray, times: Sequence[float], first_after_cut: set[int]) -> list[tuple[int, int]]:
+def _pairs(frames: np.ndarray, first_after_cut: set[int]) -> list[tuple[int, int]]:
     """Neighbouring different frames of one shot; a file of low rate shows the same frame at several times."""
     same = [False] + [bool(np.array_equal(a, b)) for a, b in pairwise(frames)]
     pairs = []

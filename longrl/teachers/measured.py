@@ -30,12 +30,17 @@ CHUNK = 8  # clips of one video that a worker measures at once
 
 @dataclass(frozen=True)
 class CloseLook(Look):
-    """At least `frames` frames a clip, and as many more as it takes to follow what moves."""
+    """At least `frames` frames a clip, and as many more as it takes to follow what moves.
+
+    One more is from just before the clip, to see whether it begins with a cut.
+    """
 
     def plan(self, clip: Clip) -> FramePlan:
         count = max(self.frames, math.ceil((clip.end - clip.start) / SPACING))
         height, width = fit(clip.width, clip.height, self.size)
-        return plan_frames(clip.end, count, height, width, clip.start, clip.end)
+        plan = plan_frames(clip.end, count, height, width, clip.start, clip.end)
+        before = clip.start - SPACING / 2
+        return plan if before < 0 else FramePlan((round(before, 6), *plan.times), height, width)
 
 
 class MeasuredCaptioner(Captioner):
@@ -52,7 +57,8 @@ class MeasuredCaptioner(Captioner):
         return {"name": self.name, "version": VERSION, "frames": self.look.frames, "size": self.look.size}
 
     def caption(self, frames: np.ndarray, times: Sequence[float], clip: Clip) -> Caption:
-        story = see(frames, times)
+        before = sum(time < clip.start for time in times)
+        story = see(frames[before:], times[before:])
         if story is not None:
             told = [language.clip_caption(_event(visit, clip.index)) for visit in story.visits]
             return Caption(" ".join(told) or "Nobody acts.", story.facts())

@@ -170,6 +170,7 @@ def _when(
     question: str,
     key: Callable[[CaptionedClip], float],
     leads: Callable[[float, float], bool],
+    leading: str,
     words: Callable[[CaptionedClip], str],
 ) -> Iterator[QuestionDraft]:
     """Which of four clips has the highest `key`, for up to two choices of four in which one clearly leads."""
@@ -180,7 +181,7 @@ def _when(
             asked += 1
             right, *wrong = (clip.span for clip in ranked)
             cited = [(clip, words(clip)) for clip in four]
-            yield from _draft(rng, "temporal", question, right, wrong, cited, f"{right} leads")
+            yield from _draft(rng, "temporal", question, right, wrong, cited, f"{right} {leading}")
 
 
 def _when_brightest(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
@@ -193,8 +194,8 @@ def _when_brightest(clips: Sequence[CaptionedClip], rng: random.Random) -> Itera
     def clear(first: float, second: float) -> bool:
         return first - second >= LIGHTER
 
-    yield from _when(clips, rng, "When is the picture brightest?", level, clear, words)
-    yield from _when(clips, rng, "When is the picture darkest?", lambda clip: -level(clip), clear, words)
+    yield from _when(clips, rng, "When is the picture brightest?", level, clear, "is brightest", words)
+    yield from _when(clips, rng, "When is the picture darkest?", lambda clip: -level(clip), clear, "is darkest", words)
 
 
 def _when_liveliest(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:
@@ -207,7 +208,7 @@ def _when_liveliest(clips: Sequence[CaptionedClip], rng: random.Random) -> Itera
     def clear(first: float, second: float) -> bool:
         return first >= LIVELIER * second and first - second >= MOVES
 
-    yield from _when(clips, rng, "When is there most motion?", amount, clear, words)
+    yield from _when(clips, rng, "When is there most motion?", amount, clear, "has most motion", words)
 
 
 def _which_quarter(clips: Sequence[CaptionedClip], rng: random.Random) -> Iterator[QuestionDraft]:

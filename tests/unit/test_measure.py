@@ -87,6 +87,14 @@ def test_cuts_are_found_at_their_times():
     assert facts["doubtful_cuts"] == 0
 
 
+def test_a_cut_at_the_very_start_shows_against_the_frame_before():
+    dark, light = (np.full((64, 112, 3), level, np.uint8) for level in (20, 200))
+    frames = np.stack([dark] + [light] * STEPS)
+    facts = measure(frames, [9.875, *(10 + time for time in TIMES)], 10.0, 20.0).facts()
+    assert facts["cuts"] == (10.0,)
+    assert (facts["motion"], facts["brightness"]) == (0.0, pytest.approx(78.4, abs=0.1))
+
+
 def test_a_slow_fade_is_no_cut():
     mix = np.linspace(0, 1, STEPS)[:, None, None, None]
     first, second = textured(0) * [0.9, 0.3, 0.3], textured(1) * [0.2, 0.4, 1.0]
