@@ -170,7 +170,9 @@ def test_an_unreachable_server_is_named_with_cause_and_remedy():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(TeacherUnavailable, match=rf"{url} .*Connection refused.*start the server or set caption.server.base_url"):
+    with pytest.raises(
+        TeacherUnavailable, match=rf"{url} .*Connection refused.*start the server or set caption.server.base_url"
+    ):
         describe(url, retries=1)
 
 
