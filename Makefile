@@ -18,7 +18,7 @@ ARGUMENTS = --recipe "$(RECIPE)" --warehouse "$(WAREHOUSE)" $(if $(VIDEOS),--vid
   $(if $(SEED),--seed $(SEED)) $(if $(TEACHER),--teacher $(TEACHER)) $(foreach s,$(SET),--set $(s))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline dataset train evaluate rerun config test test-all lint format lock clean
+.PHONY: help setup pipeline dataset train evaluate rerun config test test-all lint format docs lock clean
 
 help: ## list the targets and the variables they take
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -70,6 +70,9 @@ lint: setup ## check formatting, style and types
 format: setup ## format the code
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
+
+docs: setup ## write docs/configuration.md from the settings
+	@$(RUN) -m docs.generate
 
 lock: setup ## resolve pyproject.toml into requirements.lock anew
 	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --no-header --no-annotate --quiet --output-file requirements.lock

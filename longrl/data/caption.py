@@ -6,6 +6,7 @@ the teacher's identity. So a killed run, a larger corpus or another clip order c
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import polars as pl
@@ -65,8 +66,7 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
         draft.facts |= {"teacher": teacher.identity}
         draft.write(pl.DataFrame(rows, schema=schemas.empty("caption").schema))
 
-    kept = settings.model_dump(mode="json", exclude={"workers"}) | {"teacher": teacher.identity}
-    return warehouse.produce("caption", VERSION, {"caption": kept}, {"videos": videos, "clips": clips}, build)
+    return warehouse.produce("caption", VERSION, {"teacher": teacher.identity}, {"videos": videos, "clips": clips}, build)
 
 
 def _open_clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:
@@ -75,8 +75,6 @@ def _open_clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:
 
 
 def _row(clip: Clip, item: dict[str, Any], teacher: str) -> dict[str, Any]:
-    import json
-
     return {
         "clip_id": clip.clip_id,
         "video_id": clip.video_id,

@@ -83,8 +83,8 @@ def reason(settings: ReasonSettings, captions: ArtifactRef, warehouse: Warehouse
         draft.facts |= {"teacher": teacher.identity}
         draft.write(pl.DataFrame(list(rows.values()), schema=schemas.empty("reason").schema))
 
-    kept = settings.model_dump(mode="json") | {"teacher": teacher.identity, "seed": seed}
-    return warehouse.produce("reason", VERSION, {"reason": kept}, {"captions": captions}, build)
+    asked = {"teacher": teacher.identity, "count": settings.questions_per_video, "seed": seed}
+    return warehouse.produce("reason", VERSION, asked, {"captions": captions}, build)
 
 
 def _videos(captions: ArtifactRef) -> dict[str, list[CaptionedClip]]:

@@ -1,7 +1,7 @@
 """The one decode room: frames of a video by timestamp, and a cache of them.
 
-decord reads; PyAV steps in where decord can't (decord polls for the last frames of some good files and gives up on a
-busy machine). Frames come upright and already shrunk by the decoder, so an hour of video never lies in memory at full
+decord reads; PyAV steps in where decord can't (it gives up on the last frames of some good files on a busy machine, and
+can't deliver frames 16, 24, 48 or 72 pixels wide). Frames come upright and already shrunk by the decoder, so an hour of video never lies in memory at full
 size. decord fetches ascending frames of one group of pictures without seeking back, so dense and sparse plans take the
 same path here: 754 of 2,262 frames in 1.0 s, 23 of them in 0.6 s, all of them by PyAV in 0.9 s.
 

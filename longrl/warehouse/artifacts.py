@@ -22,8 +22,8 @@ from typing import Any
 
 import filelock
 import polars as pl
-from pydantic import BaseModel
 
+from longrl.config import Settings
 from longrl.errors import LongrlError
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
@@ -125,10 +125,7 @@ class Warehouse:
         self, stage: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, ArtifactRef | str]
     ) -> str:
         """Content key of an artifact: 16 hex digits of sha256 over stage, version, settings and input digests."""
-        plain = {
-            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            for name, value in settings.items()
-        }
+        plain = {name: identity(value) for name, value in settings.items()}
         digests = {name: ref.digest if isinstance(ref, ArtifactRef) else ref for name, ref in inputs.items()}
         text = json.dumps([stage, version, plain, digests], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -201,7 +198,7 @@ class Warehouse:
             "rows": draft.rows,
             "rejects": draft.rejects,
             "seconds": round(seconds, 3),
-            "settings": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()},
+            "settings": {k: v.model_dump(mode="json") if isinstance(v, Settings) else v for k, v in settings.items()},
             "inputs": {
                 k: {"stage": v.stage, "key": v.key, "digest": v.digest} if isinstance(v, ArtifactRef) else v
                 for k, v in inputs.items()
@@ -227,6 +224,11 @@ class Warehouse:
         folder = self.root / "cache" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def identity(value: Any) -> Any:
+    """What of a settings object (or plain value) goes into the key."""
+    return value.identity() if isinstance(value, Settings) else value
 
 
 def digest_folder(folder: Path) -> str:

@@ -1,0 +1,194 @@
+"""The prompt computed once: token logprobs of many continuations of one prefix, exact and differentiable.
+
+RL shares video and question among the G responses of a group; SFT shares the video among its questions, each followed
+by its response. Both are a `Group`: a prefix and its suffixes, in which some tokens are scored. Groups are right-padded
+to one batch, so any number of videos is one forward of the language model: P + G·R tokens a group instead of G·(P + R).
+
+The last prompt token opens every suffix instead of closing the prefix, so each scored token has its own row in the
+suffixes and no hidden state of the prefix is needed. The head runs on scored tokens only, in chunks: full-vocabulary
+logits of a prompt never exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from longrl.models import qwen2_5_vl
+from longrl.models.chat import Prompt
+from longrl.models.qwen2_5_vl import Student
+from longrl.mrsp.attention import Layout
+
+CHUNK = 1024  # rows of logits alive at once
+
+
+@dataclass
+class Group:
+    """One prefix and its suffixes.
+
+    `prompt` gives the tokens up to the split and their positions; `suffixes` are token ids from the split on;
+    `scored[i]` is the first scored token of suffix i (at least 1: the token before it is needed to predict it).
+    """
+
+    prompt: Prompt
+    video_embeds: Tensor | None  # (video tokens, H)
+    prefix: list[int]
+    suffixes: list[list[int]]
+    scored: list[int]
+
+
+def response_group(prompt: Prompt, video_embeds: Tensor | None, responses: Sequence[Sequence[int]]) -> Group:
+    """RL: one prompt, G responses (token ids); every response token is scored."""
+    ids = prompt.expanded
+    return Group(prompt, video_embeds, ids[:-1], [[ids[-1], *response] for response in responses], [1] * len(responses))
+
+
+def question_group(prompts: Sequence[Prompt], video_embeds: Tensor | None, responses: Sequence[Sequence[int]]) -> Group:
+    """SFT: several questions on one video, each with one response; only response tokens are scored.
+
+    Without a video nothing but the opening of the turn is shared. Raises `ValueError` when the prompts are not on one
+    video.
+    """
+    first = prompts[0]
+    if any((p.head, p.grid, p.second_per_grid) != (first.head, first.grid, first.second_per_grid) for p in prompts):
+        raise ValueError("the questions of a group must be on one video with one frame plan")
+    suffixes = [[*prompt.tail, *response] for prompt, response in zip(prompts, responses, strict=True)]
+    return Group(first, video_embeds, first.context, suffixes, [len(prompt.tail) for prompt in prompts])
+
+
+@dataclass
+class Scored:
+    """What a forward says about the scored tokens; lists follow groups and their suffixes."""
+
+    logprobs: list[list[Tensor]]  # (R_i,) float32, differentiable
+    entropy: list[list[Tensor]] | None  # (R_i,) nats, detached
+    correct: list[list[Tensor]]  # (R_i,) bool: the token was the most likely one
+
+
+def score(
+    student: Student,
+    groups: Sequence[Group],
+    temperature: float = 1.0,
+    entropy: bool = False,
+    kernel: Literal["cascade", "concatenated"] = "cascade",
+) -> Scored:
+    """Logprobs of all scored tokens of all groups, in one forward of the language model.
+
+    `temperature` divides the logits, as sampling does. Groups may differ in prefix, number of suffixes and lengths;
+    alike groups waste no padding.
+    """
+    hidden, targets, counts = _forward(student, groups, kernel)
+    values = token_logprobs(student, hidden, targets, temperature, entropy)
+    logprobs, entropies, correct = (None if v is None else _regroup(v, groups, counts) for v in values)
+    assert logprobs is not None and correct is not None
+    return Scored(logprobs, entropies, correct)
+
+
+def group_logprobs(
+    student: Student,
+    prompt: Prompt,
+    video_embeds: Tensor | None,
+    responses: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+) -> list[Tensor]:
+    """Logprobs of each response's tokens, (R_i,) each, with the prompt computed once; differentiable."""
+    return score(student, [response_group(prompt, video_embeds, responses)], temperature).logprobs[0]
+
+
+def _forward(
+    student: Student, groups: Sequence[Group], kernel: Literal["cascade", "concatenated"]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Hidden states that predict the scored tokens (S, H), those tokens (S,), and how many each suffix has."""
+    device = student.device
+    pad = student.chat.end  # any ordinary token: its rows are never looked at
+    lengths = [len(group.prefix) for group in groups]
+    P, G = max(lengths), max(len(group.suffixes) for group in groups)
+    R = max(len(suffix) for group in groups for suffix in group.suffixes)
+    ids = torch.full((len(groups), P + G * R), pad)
+    position_ids = torch.zeros(3, len(groups), P + G * R, dtype=torch.long)
+    rows, columns, targets, counts = [], [], [], []
+    for b, group in enumerate(groups):
+        n = len(group.prefix)
+        # A prefix is never split inside the video: what comes after it is text, counting up by one.
+        block = qwen2_5_vl.positions(student, group.prompt, extra=R)[:, : n + R]
+        ids[b, :n] = torch.tensor(group.prefix)
+        position_ids[:, b, :n] = block[:, :n]
+        position_ids[:, b, P:] = block[:, n:].repeat(1, G)
+        for g, (suffix, first) in enumerate(zip(group.suffixes, group.scored, strict=True)):
+            if first < 1:
+                raise ValueError(f"group {b}, suffix {g}: the first scored token needs a token before it")
+            start = P + g * R
+            ids[b, start : start + len(suffix)] = torch.tensor(suffix)
+            count = len(suffix) - first
+            rows += [b] * count
+            columns += range(start + first - 1, start + len(suffix) - 1)
+            targets += suffix[first:]
+            counts.append(count)
+    videos = [group.video_embeds for group in groups if group.video_embeds is not None]
+    embeds = _embed(student, ids.to(device), videos, P)
+    ragged = torch.tensor(lengths, device=device) if min(lengths) != P else None
+    hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, Layout(P, G, R, ragged, kernel))
+    return hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)], torch.tensor(targets, device=device), counts
+
+
+def _embed(student: Student, ids: Tensor, videos: list[Tensor], P: int) -> Tensor:
+    """Embed packed ids; pads become video embeddings in prefixes only (a sampled response may contain a pad token)."""
+    prefix = qwen2_5_vl.token_embeds(student, ids[:, :P], torch.cat(videos) if videos else None)
+    return torch.cat([prefix, qwen2_5_vl.token_embeds(student, ids[:, P:])], 1)
+
+
+def _regroup(values: Tensor, groups: Sequence[Group], counts: list[int]) -> list[list[Tensor]]:
+    parts = iter(values.split(counts))
+    return [[next(parts) for _ in group.suffixes] for group in groups]
+
+
+def token_logprobs(
+    student: Student, hidden: Tensor, targets: Tensor, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Logprobs (S,) float32 of `targets` given hidden states (S, H); entropy (S,) in nats; hits (S,) bool.
+
+    At most `CHUNK` rows of logits exist at a time, in the backward too.
+    """
+    head = student.model.lm_head.weight
+    logprobs, nats, hits = ChunkedLogprobs.apply(hidden, head, targets, temperature, entropy)
+    return logprobs, nats if entropy else None, hits
+
+
+class ChunkedLogprobs(torch.autograd.Function):
+    """log softmax(hidden · headᵀ / temperature)[target], with logits recomputed chunk by chunk in the backward."""
+
+    @staticmethod
+    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropy: bool):  # type: ignore[no-untyped-def]
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        logprobs = hidden.new_empty(len(targets), dtype=dtype)
+        nats = torch.empty_like(logprobs) if entropy else hidden.new_empty(0)
+        hits = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+        for i in range(0, len(targets), CHUNK):
+            rows = slice(i, i + CHUNK)
+            logits = (hidden[rows] @ head.T).to(dtype) / temperature
+            total = logits.logsumexp(1)
+            logprobs[rows] = logits.gather(1, targets[rows, None])[:, 0] - total
+            hits[rows] = logits.argmax(1) == targets[rows]
+            if entropy:
+                nats[rows] = total - (logits.softmax(1) * logits).sum(1)
+        ctx.save_for_backward(hidden, head, targets)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(nats, hits)
+        return logprobs, nats, hits
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor):  # type: ignore[no-untyped-def, override]
+        hidden, head, targets = ctx.saved_tensors
+        grad_hidden, grad_head = torch.empty_like(hidden), torch.zeros_like(head)
+        for i in range(0, len(targets), CHUNK):
+            rows = slice(i, i + CHUNK)
+            slope = ((hidden[rows] @ head.T).to(grad.dtype) / ctx.temperature).softmax(1).neg_()
+            slope[torch.arange(len(slope), device=slope.device), targets[rows]] += 1
+            slope = slope.mul_(grad[rows, None] / ctx.temperature).to(hidden.dtype)
+            grad_hidden[rows] = slope @ head
+            grad_head.addmm_(slope.T, hidden[rows])
+        return grad_hidden, grad_head, None, None, None
