@@ -28,7 +28,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from longrl.config import TeacherServer
-from longrl.teachers.base import TeacherError, TeacherUnavailable
+from longrl.teachers.base import TeacherError, TeacherUnavailable, TeacherUnreachable
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -237,7 +237,8 @@ class Server:
         else:
             remedy = f"start the server or set {where}.base_url"
         times = f" ({attempts} attempts)" if attempts > 1 else ""
-        return TeacherUnavailable(
+        kind = TeacherUnreachable if may_pass(error) else TeacherUnavailable
+        return kind(
             f"the teacher's server {self.url} is of no use: {self.clean(error)}{times}. "
             f"To go on, {remedy}, and run again; what is finished is kept."
         )

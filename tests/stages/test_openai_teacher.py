@@ -21,7 +21,15 @@ from longrl.config import CaptionSettings, CurateSettings, ReasonSettings, Teach
 from longrl.data.caption import NoCaptions, caption
 from longrl.data.curate import curate
 from longrl.data.reason import NoQuestions, reason
-from longrl.teachers.base import CaptionedClip, Clip, Look, QuestionDraft, TeacherError, TeacherUnavailable
+from longrl.errors import Transient
+from longrl.teachers.base import (
+    CaptionedClip,
+    Clip,
+    Look,
+    QuestionDraft,
+    TeacherError,
+    TeacherUnavailable,
+)
 from longrl.teachers.openai import OpenAICaptioner, OpenAIWriter, quotas, read_questions
 from longrl.teachers.server import Dialect, retry_after
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
@@ -146,9 +154,10 @@ def test_a_timeout_is_tried_again(server):
 )
 def test_what_will_not_pass_is_sent_once(server, code, error):
     server.usual = status(code, "no")
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         describe(server)
     assert len(server.requests) == 1
+    assert not isinstance(caught.value, Transient)  # nor does the flow try the stage again
 
 
 def test_a_spent_quota_is_not_tried_again(server):
