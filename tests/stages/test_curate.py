@@ -224,8 +224,9 @@ def test_letters_in_the_conclusion_move_with_their_option(warehouse):
         assert row["conclusion"] == f"not blue ball ({other}), so red box ({row['answer']})"
 
 
-def test_relabel_takes_the_longest_option():
-    assert relabel("the red box (A), not red (B)", ["red", "red box"]) == "the red box (B), not red (A)"
+def test_relabel_tells_options_apart_by_their_letter():
+    old, new = ["red", "red box"], ["red box", "red"]
+    assert relabel("the red box (B), not red (A), in 1999 (C)", old, new) == "the red box (A), not red (B), in 1999 (C)"
 
 
 def test_input_order_is_kept(warehouse):
