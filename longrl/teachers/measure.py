@@ -1,13 +1,14 @@
 """Measuring what any clip looks like: light, colours, how much moves, where and which way, and cuts.
 
-Every figure is one a person could check by looking. Motion is judged from blocks that are found again a little elsewhere
-in the next frame (exhaustive block matching, as in MPEG encoders), not from optical flow of a network.
+Every figure is one a person could check by looking. Motion is judged from blocks that are found again a little
+elsewhere in the next frame (exhaustive block matching, as in MPEG encoders), not from optical flow of a network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ CUT = 0.4  # share of the colour histogram that changes at a cut
 WIDE = 56  # pixels, the longer side at which motion is searched
 BLOCK = 8  # pixels, side of a block
 REACH = 6  # pixels, longest displacement searched between two frames
-ONE_WAY = 0.6  # share of all movement that must go one way for it to be the direction
+ONE_WAY = 0.75  # share of all movement that must go one way for it to be the direction
+ENOUGH = 12.0  # pixels that blocks must have travelled in all before a direction is named
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def measure(frames: np.ndarray, times: Sequence[float], start: float, end: float
     cuts, doubtful = _find_cuts(frames, times)
     pairs = _pairs(frames, times, {cut for cut, _ in cuts})
     level = grey - np.median(grey, axis=(1, 2), keepdims=True)  # a change of light is no motion
-    moved = np.abs(level[[b for _, b in pairs]] - level[[a for a, _ in pairs]]) > MOVED if pairs else np.zeros((0, 3, 3))
+    moved = (
+        np.abs(level[[b for _, b in pairs]] - level[[a for a, _ in pairs]]) > MOVED if pairs else np.zeros((0, 3, 3))
+    )
     amount = moved.mean((1, 2)) * 100 if pairs else np.zeros(0)
     when = quarter[[b for _, b in pairs]] if pairs else np.zeros(0, int)
     directions = _directions(level, pairs)
@@ -69,7 +73,7 @@ def measure(frames: np.ndarray, times: Sequence[float], start: float, end: float
         motion_quarters=_by_quarter(amount, when),
         parts=_parts(moved),
         directions=share,
-        direction="" if not total else best if share[best] >= ONE_WAY * 100 else "mixed",
+        direction="" if total < ENOUGH else best if share[best] >= ONE_WAY * 100 else "mixed",
         cuts=tuple(time for _, time in cuts),
         doubtful_cuts=doubtful,
     )
@@ -126,12 +130,12 @@ def _find_cuts(frames: np.ndarray, times: Sequence[float]) -> tuple[list[tuple[i
 
 
 def _pairs(frames: np.ndarray, times: Sequence[float], first_after_cut: set[int]) -> list[tuple[int, int]]:
-    """Neighbouring different frames of one shot; a file of few frames a second shows the same frame at several times."""
+    """Neighbouring different frames of one shot; a file of low rate shows the same frame at several times."""
     flat = frames.reshape(len(frames), -1)
     fresh = [0] + [i for i in range(1, len(frames)) if i in first_after_cut or not np.array_equal(flat[i], flat[i - 1])]
     if len(fresh) < len(frames) * 0.2:  # a still, or nearly: keep the unchanged pairs, they count as no motion
         fresh = list(range(len(frames)))
-    return [(a, b) for a, b in zip(fresh, fresh[1:], strict=False) if not first_after_cut & set(range(a + 1, b + 1))]
+    return [(a, b) for a, b in pairwise(fresh) if not first_after_cut & set(range(a + 1, b + 1))]
 
 
 def _parts(moved: np.ndarray) -> dict[str, float]:
@@ -146,8 +150,9 @@ def _parts(moved: np.ndarray) -> dict[str, float]:
 def _directions(level: np.ndarray, pairs: list[tuple[int, int]]) -> dict[str, float]:
     """How much goes each way: displacement in pixels summed over blocks that are found again elsewhere.
 
-    `level` is float (T, H, W). A block counts when it changed where it was and is matched at least twice as well at its
-    displacement; one that is matched only at the search's edge has moved farther than can be told, and is left out.
+    `level` is float (T, H, W). A block counts when it changed where it was and is matched at least twice as well at
+    its displacement; one that is matched only at the search's edge has moved farther than can be told, and is left
+    out.
     """
     found = dict.fromkeys(DIRECTIONS, 0.0)
     step = max(1, round(max(level.shape[1:]) / WIDE))

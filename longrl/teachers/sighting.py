@@ -7,7 +7,6 @@ only things of their colours, so a patch of one is an agent, and where its last 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from longrl.video.stories import AGENTS, CENTRES, PLACES, SIZE
-from longrl.video.stories import _landmark as draw_landmark
+from longrl.video.stories import AGENTS, CENTRES, PLACES, SIZE, draw_landmark
 
+ENOUGH = 20  # frames of a clip that are looked at
 LANDMARK_LIKENESS = 0.8  # share of a landmark's pixels that must have its colours
 COLOUR_DISTANCE = 40  # largest channel difference of an agent's pixel from its colour
 PATCH = (60, 420)  # pixels of an agent's patch: at least (chroma blurs its edge), at most
@@ -52,11 +51,12 @@ def see(frames: np.ndarray, times: Sequence[float]) -> Sighting | None:
     """What a clip, uint8 (T, H, W, 3) taken at `times` (seconds), shows of a story; None when it shows no story."""
     if frames.shape[1] != frames.shape[2] or len(frames) < 3:
         return None
-    frames = _to_size(frames)
+    every = max(1, len(frames) // ENOUGH)
+    frames, times = _to_size(frames[::every]), times[::every]
     layout = find_landmarks(_median(frames))
     if layout is None:
         return None
-    patches = [(time, *patch) for time, frame in zip(times, frames, strict=True) if (patch := find_agent(frame))]
+    patches = [(time, *patch) for time, patch in zip(times, find_agents(frames), strict=True) if patch]
     visits = []
     for actor, run in groupby(patches, key=lambda patch: patch[1]):
         seen = list(run)
@@ -84,20 +84,21 @@ def find_landmarks(picture: np.ndarray) -> dict[str, str] | None:
     return layout if len(set(layout.values())) == len(PLACES) else None
 
 
-def find_agent(frame: np.ndarray) -> tuple[str, float, float] | None:
-    """The agent in a frame, uint8 (112, 112, 3), and its middle (x, y) in pixels; None when there is none."""
-    named = _colour_names()[frame[..., 0] >> 3, frame[..., 1] >> 3, frame[..., 2] >> 3]
-    counts = Counter(dict(zip(*(part.tolist() for part in np.unique(named, return_counts=True)), strict=True)))
-    counts.pop(0, None)
-    if not counts:
-        return None
-    colour, pixels = counts.most_common(1)[0]
-    if not PATCH[0] <= pixels <= PATCH[1]:
-        return None
-    y, x = np.nonzero(named == colour)
-    if max(x.std(), y.std()) > COMPACT:
-        return None
-    return list(AGENTS)[colour - 1], float(x.mean()), float(y.mean())
+def find_agents(frames: np.ndarray) -> list[tuple[str, float, float] | None]:
+    """The agent in each frame, uint8 (T, 112, 112, 3), and its middle (x, y) in pixels; None where there is none."""
+    named = _colour_names()[frames[..., 0] >> 3, frames[..., 1] >> 3, frames[..., 2] >> 3]
+    found: list[tuple[str, float, float] | None] = [None] * len(frames)
+    time, row, column = np.nonzero(named)
+    colours = named[time, row, column]
+    counts = np.bincount(time * 8 + colours, minlength=8 * len(frames)).reshape(len(frames), 8)
+    for index, (colour, pixels) in enumerate(zip(counts.argmax(1).tolist(), counts.max(1).tolist(), strict=True)):
+        if not PATCH[0] <= pixels <= PATCH[1]:
+            continue
+        patch = (time == index) & (colours == colour)
+        y, x = row[patch], column[patch]
+        if max(x.std(), y.std()) <= COMPACT:
+            found[index] = list(AGENTS)[colour - 1], float(x.mean()), float(y.mean())
+    return found
 
 
 @cache
@@ -119,8 +120,8 @@ def _drawing(place: str, corner: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _median(frames: np.ndarray) -> np.ndarray:
-    """The picture without what moves: the median of at most 11 frames, uint8 (H, W, 3)."""
-    few = frames[np.linspace(0, len(frames) - 1, min(11, len(frames))).round().astype(int)]
+    """The picture without what moves: the median of at most 9 frames, uint8 (H, W, 3)."""
+    few = frames[np.linspace(0, len(frames) - 1, min(9, len(frames))).round().astype(int)]
     return np.partition(few, len(few) // 2, axis=0)[len(few) // 2]
 
 

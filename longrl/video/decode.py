@@ -1,9 +1,10 @@
 """The one decode room: frames of a video by timestamp, and a cache of them.
 
-decord reads; PyAV steps in where decord can't (it gives up on the last frames of some good files on a busy machine, and
-can't deliver frames 16, 24, 48 or 72 pixels wide). Frames come upright and already shrunk by the decoder, so an hour of video never lies in memory at full
-size. decord fetches ascending frames of one group of pictures without seeking back, so dense and sparse plans take the
-same path here: 754 of 2,262 frames in 1.0 s, 23 of them in 0.6 s, all of them by PyAV in 0.9 s.
+decord reads; PyAV steps in where decord can't (it gives up on the last frames of some good files on a busy machine,
+and can't deliver frames 16, 24, 48 or 72 pixels wide). Frames come upright and already shrunk by the decoder, so an
+hour of video never lies in memory at full size. decord fetches ascending frames of one group of pictures without
+seeking back, so dense and sparse plans take the same path here: 754 of 2,262 frames in 1.0 s, 23 of them in 0.6 s,
+all of them by PyAV in 0.9 s.
 
 Unlike decord's default, a frame that can't be decoded is an error, never a repeated neighbour.
 """
@@ -20,7 +21,9 @@ import numpy as np
 from longrl.errors import LongrlError
 from longrl.video.sample import FramePlan
 
-os.environ.setdefault("DECORD_EOF_RETRY_MAX", "20480")  # read when decord loads; its own 10240 is tight on a busy machine
+os.environ.setdefault(
+    "DECORD_EOF_RETRY_MAX", "20480"
+)  # read when decord loads; its own 10240 is tight on a busy machine
 
 BATCH = 256  # frames taken from the decoder at once
 NO_FAULT = 1e-9  # decord's fault_tol as a share of the frames: not one may be replaced by its neighbour
@@ -112,7 +115,11 @@ def _read_pyav(path: str, plan: FramePlan) -> np.ndarray:
                 if frame.is_corrupt:
                     raise DecodeError(f"frame at {frame.time} s is corrupt")
                 zero = frame.time if zero is None else zero
-                while len(frames) < len(plan.times) and previous is not None and plan.times[len(frames)] < frame.time - zero:
+                while (
+                    len(frames) < len(plan.times)
+                    and previous is not None
+                    and plan.times[len(frames)] < frame.time - zero
+                ):
                     frames.append(previous)
                 if len(frames) == len(plan.times):
                     break

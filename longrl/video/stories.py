@@ -125,10 +125,10 @@ def write_corpus(folder: Path, first_seed: int, count: int, scenes: int = 4, wor
     missing = [(path, first_seed + i, scenes) for i, path in enumerate(paths) if not path.exists()]
     if workers > 1 and len(missing) > 1:
         with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_one, missing, chunksize=8))
+            list(pool.map(write_one, missing, chunksize=8))
     else:
         for job in missing:
-            _write_one(job)
+            write_one(job)
     return paths
 
 
@@ -140,7 +140,8 @@ def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4) -> Non
     os.replace(partial, path)
 
 
-def _write_one(job: tuple[Path, int, int]) -> None:
+def write_one(job: tuple[Path, int, int]) -> None:
+    """`write_film` for a worker process: the job is (path, seed, scenes)."""
     path, seed, scenes = job
     write_film(path, make_story(seed, scenes))
 
@@ -165,11 +166,11 @@ def _stage(story: Story, light: str) -> np.ndarray:
     picture += rng.uniform(-5, 5, (SIZE, SIZE, 1))
     picture = picture.clip(0, 255).astype(np.uint8)
     for corner, place in story.layout.items():
-        _landmark(picture, place, *CENTRES[corner])
+        draw_landmark(picture, place, *CENTRES[corner])
     return picture
 
 
-def _landmark(picture: np.ndarray, place: str, x: int, y: int) -> None:
+def draw_landmark(picture: np.ndarray, place: str, x: int, y: int) -> None:
     """Draw a landmark about 36 pixels high around (x, y)."""
     yy, xx = np.mgrid[:SIZE, :SIZE]
     dx, dy = xx - x, yy - y

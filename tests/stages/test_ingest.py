@@ -5,10 +5,10 @@ import sqlite3
 import time
 
 import pytest
+
 from longrl.config import IngestSettings
 from longrl.data.ingest import FolderError, ingest
 from longrl.warehouse.artifacts import Warehouse
-
 from tests.videos import counting_frames, noisy_frames, rotate_header, write_broken, write_video
 
 SETTINGS = IngestSettings(workers=2)

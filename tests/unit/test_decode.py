@@ -4,9 +4,9 @@ import multiprocessing
 
 import numpy as np
 import pytest
+
 from longrl.video.decode import DecodeError, FrameCache, _read_decord, _read_pyav, read_frames
 from longrl.video.sample import FramePlan, fit, plan_frames
-
 from tests.videos import counting_frames, damage_packet, noisy_frames, numbers_of, rotate_header, write_video
 
 
