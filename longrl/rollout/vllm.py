@@ -112,6 +112,8 @@ class Engine:
                 weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
                 **options,
             )
+            # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
+            self._llm.llm_engine.engine_core._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
         self.chat = ChatFormat(self._llm.get_tokenizer())
         self._hidden = hidden_size or self._llm.llm_engine.model_config.get_hidden_size()
@@ -182,13 +184,18 @@ class Engine:
             return
         from vllm.distributed import parallel_state
 
-        self._llm.llm_engine.engine_core.shutdown()
+        core = self._llm.llm_engine.engine_core.engine_core
+        core.structured_output_manager.clear_backend()
+        core.model_executor.shutdown()
+        core.scheduler.shutdown()
         self._llm = None
+        gc.unfreeze()
         parallel_state.destroy_model_parallel()
         if self._owns_group:
             parallel_state.destroy_distributed_environment()
-        else:
-            parallel_state._WORLD = None  # the group itself is the trainer's
+        elif parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+            parallel_state._WORLD = None
         gc.collect()
 
     def __enter__(self) -> Engine:
