@@ -1,0 +1,1 @@
+"""Prefect flows: the whole pipeline, its halves, and one stage alone."""

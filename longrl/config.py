@@ -9,11 +9,14 @@ reruns that stage and only what depends on changed bytes.
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from longrl.errors import LongrlError
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -21,7 +24,11 @@ Categories = ("temporal", "goal", "spatial", "plot")
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class ConfigError(ValueError):
+# How the work is done, not what is made: such a setting is no part of an artifact's key.
+Effort = partial(Field, json_schema_extra={"effort": True})
+
+
+class ConfigError(LongrlError):
     """A setting is unknown or out of range; the message names the field and the remedy."""
 
 
@@ -30,12 +37,22 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is made, as plain JSON values; an artifact's key is computed from these."""
+        values: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("effort"):
+                continue
+            value = getattr(self, name)
+            values[name] = value.identity() if isinstance(value, Settings) else self.model_dump(mode="json")[name]
+        return values
+
 
 class StoriesSettings(Settings):
     """The rendered corpus that stands in when no videos are given."""
 
     count: int = Field(720, ge=4, description="Number of stories to render, one H.264 file each.")
-    workers: int = Field(2, ge=1, description="Rendering processes.")
+    workers: int = Effort(2, ge=1, description="Rendering processes.")
 
 
 class IngestSettings(Settings):
@@ -45,7 +62,7 @@ class IngestSettings(Settings):
         (".mp4", ".mkv", ".webm", ".mov", ".avi"), description="File name endings taken as videos."
     )
     minimum_frames: int = Field(2, ge=1, description="Videos with fewer decodable frames are quarantined.")
-    workers: int = Field(2, ge=1, description="Probing processes.")
+    workers: int = Effort(2, ge=1, description="Probing processes.")
 
 
 class SegmentSettings(Settings):
@@ -63,9 +80,9 @@ class TeacherServer(Settings):
     base_url: str = Field("http://127.0.0.1:8000/v1", description="Address of the server, up to and including /v1.")
     model: str = Field("", description="Model name; empty takes the server's first model.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
-    concurrency: int = Field(8, ge=1, description="Requests in flight.")
-    timeout: float = Field(120.0, gt=0.0, description="Seconds until a request is given up and retried.")
-    retries: int = Field(4, ge=0, description="Retries of a request after 429, 5xx, a timeout or a lost connection.")
+    concurrency: int = Effort(8, ge=1, description="Requests in flight.")
+    timeout: float = Effort(120.0, gt=0.0, description="Seconds until a request is given up and retried.")
+    retries: int = Effort(4, ge=0, description="Retries of a request after 429, 5xx, a timeout or a lost connection.")
     max_tokens: int = Field(1024, ge=16, description="Longest answer in tokens.")
     temperature: float = Field(0.0, ge=0.0, description="Sampling temperature.")
 
@@ -77,7 +94,7 @@ class CaptionSettings(Settings):
     frames_per_clip: int = Field(20, ge=2, description="Frames sampled from a clip for its caption.")
     size: int = Field(112, ge=28, description="Longer side, in pixels, of the frames the teacher sees.")
     server: TeacherServer = Field(default_factory=TeacherServer)
-    workers: int = Field(2, ge=1, description="Measuring processes (teacher `measured`).")
+    workers: int = Effort(2, ge=1, description="Measuring processes (teacher `measured`).")
 
 
 class ReasonSettings(Settings):
@@ -137,7 +154,7 @@ class Phase(Settings):
 
     name: str = Field(description="Shown in logs and in the report.")
     steps: int = Field(ge=0, description="Optimizer steps.")
-    learning_rate: float = Field(1e-3, gt=0.0)
+    learning_rate: float = Field(1e-3, gt=0.0, description="Peak learning rate.")
     warmup: int = Field(20, ge=0, description="Steps of linear warm-up at the phase's start.")
     decay: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the phase, at its end, over which the rate falls to a tenth."
@@ -154,13 +171,13 @@ class SftSettings(Settings):
         (1.0, 1.0, 1.0), description="Weights of the tokens of reasoning, conclusion and answer."
     )
     freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")
-    weight_decay: float = Field(0.01, ge=0.0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    gradient_clipping: float = Field(1.0, gt=0.0)
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
+    gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
     ranks: int = Field(2, ge=1, description="Data-parallel processes on this machine.")
-    checkpoint_every: int = Field(
+    checkpoint_every: int = Effort(
         100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
     )
 
@@ -172,34 +189,35 @@ class RlSettings(Settings):
     prompts_per_step: int = Field(24, ge=1, description="Questions rolled out in a step (over all ranks).")
     group_size: int = Field(8, ge=2, description="Samples of each question (G).")
     max_tokens: int = Field(96, ge=8, description="Longest response in tokens.")
-    temperature: float = Field(1.0, gt=0.0)
-    learning_rate: float = Field(5e-5, gt=0.0)
-    warmup: int = Field(3, ge=0)
+    temperature: float = Field(1.0, gt=0.0, description="Sampling temperature of the rollouts.")
+    learning_rate: float = Field(5e-5, gt=0.0, description="Peak learning rate.")
+    warmup: int = Field(3, ge=0, description="Steps of linear warm-up.")
     clip_low: float = Field(0.2, gt=0.0, description="Lower clip range of the ratio.")
     clip_high: float = Field(0.2, gt=0.0, description="Upper clip range of the ratio.")
     kl: float = Field(0.0, ge=0.0, description="Weight of the KL to the SFT model (k3 estimator).")
-    accuracy_weight: Share = 0.9
-    format_weight: Share = 0.1
+    accuracy_weight: Share = Field(0.9, description="Weight of a right answer in the reward.")
+    format_weight: Share = Field(0.1, description="Weight of the think/answer format in the reward.")
     shuffle_rewards: bool = Field(
         False, description="Control: rewards are permuted over the batch, so nothing can be learned."
     )
     parity_tolerance: float = Field(
         0.05, gt=0.0, description="Largest accepted |trainer - vLLM| logprob of a rollout token."
     )
-    weight_decay: float = Field(0.0, ge=0.0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    gradient_clipping: float = Field(1.0, gt=0.0)
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    checkpoint_every: int = Field(10, ge=1)
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
+    gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
+    checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
 
 
 class EvaluateSettings(Settings):
     """Greedy and sampled accuracy of base, SFT and RL on the held-out questions."""
 
     samples: int = Field(8, ge=0, description="Samples per question at temperature 1 (0: greedy only).")
-    max_tokens: int = Field(96, ge=8)
+    max_tokens: int = Field(96, ge=8, description="Longest answer in tokens.")
     shuffled_video_control: bool = Field(True, description="Also answer with another video's embeddings.")
+    ranks: int = Field(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
 
 
 class PipelineConfig(Settings):

@@ -22,15 +22,16 @@ from typing import Any
 
 import filelock
 import polars as pl
-from pydantic import BaseModel
 
+from longrl.config import Settings
+from longrl.errors import LongrlError
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
 
 MANIFEST = "manifest.json"
 
 
-class WarehouseError(RuntimeError):
+class WarehouseError(LongrlError):
     """The warehouse cannot be read or written; the message names the path and the remedy."""
 
 
@@ -106,8 +107,9 @@ class Draft:
 class Warehouse:
     """A folder of artifacts, shared by any number of runs and processes."""
 
-    def __init__(self, root: str | Path):
+    def __init__(self, root: str | Path, refresh: frozenset[str] = frozenset()):
         self.root = Path(root).absolute()
+        self.refresh = refresh  # stages that are computed anew, whatever is there
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             probe = self.root / ".locks" / f"writable-{os.getpid()}"
@@ -123,10 +125,7 @@ class Warehouse:
         self, stage: str, version: int, settings: Mapping[str, Any], inputs: Mapping[str, ArtifactRef | str]
     ) -> str:
         """Content key of an artifact: 16 hex digits of sha256 over stage, version, settings and input digests."""
-        plain = {
-            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            for name, value in settings.items()
-        }
+        plain = {name: identity(value) for name, value in settings.items()}
         digests = {name: ref.digest if isinstance(ref, ArtifactRef) else ref for name, ref in inputs.items()}
         text = json.dumps([stage, version, plain, digests], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -161,7 +160,7 @@ class Warehouse:
         """
         key = self.key(stage, version, settings, inputs)
         with filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"):
-            if found := self.find(stage, key):
+            if stage not in self.refresh and (found := self.find(stage, key)):
                 return found
             started = time.monotonic()
             folder = self.root / stage / f".draft-{key}"
@@ -199,7 +198,7 @@ class Warehouse:
             "rows": draft.rows,
             "rejects": draft.rejects,
             "seconds": round(seconds, 3),
-            "settings": {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()},
+            "settings": {k: v.model_dump(mode="json") if isinstance(v, Settings) else v for k, v in settings.items()},
             "inputs": {
                 k: {"stage": v.stage, "key": v.key, "digest": v.digest} if isinstance(v, ArtifactRef) else v
                 for k, v in inputs.items()
@@ -218,13 +217,18 @@ class Warehouse:
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""
-        return Ledger(self.root / stage / "ledger.sqlite")
+        return Ledger(self.root / stage / "ledger.sqlite", forget=stage in self.refresh)
 
     def cache(self, name: str) -> Path:
         """A folder for derived data that may be deleted at any time, such as decoded frames and video embeddings."""
         folder = self.root / "cache" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def identity(value: Any) -> Any:
+    """What of a settings object (or plain value) goes into the key."""
+    return value.identity() if isinstance(value, Settings) else value
 
 
 def digest_folder(folder: Path) -> str:

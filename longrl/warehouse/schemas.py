@@ -8,8 +8,10 @@ from __future__ import annotations
 import pandera.polars as pa
 import polars as pl
 
+from longrl.errors import LongrlError
 
-class SchemaError(ValueError):
+
+class SchemaError(LongrlError):
     """A table is not what its stage promises; the message names the column, the check and some offending values."""
 
 
@@ -46,7 +48,7 @@ CLIPS = {
 }
 
 CAPTIONS = CLIPS | {
-    "caption": column(pl.String, pa.Check.str_length(1)),
+    "caption": column(pl.String, pa.Check.str_length(min_value=1)),
     "facts": column(pl.String),  # JSON of what the teacher measured; "{}" where it only wrote text
     "teacher": column(pl.String),
 }
@@ -55,10 +57,10 @@ QUESTIONS = {
     "question_id": column(pl.String, unique=True),
     "video_id": column(pl.String),
     "category": column(pl.String, CATEGORY),
-    "question": column(pl.String, pa.Check.str_length(1)),
+    "question": column(pl.String, pa.Check.str_length(min_value=1)),
     "options": column(pl.List(pl.String)),  # without letters; the letter is the position: A, B, C, D
     "answer": column(pl.String, pa.Check.str_matches(r"^[A-Z]$")),
-    "reasoning": column(pl.String, pa.Check.str_length(1)),  # what happens when, citing clips by their time spans
+    "reasoning": column(pl.String, pa.Check.str_length(min_value=1)),  # what happens when, citing clips by time spans
     "conclusion": column(pl.String),  # the sentence from which the option follows; may be empty
     "evidence": column(pl.List(pl.Int64)),  # indices of the clips the answer rests on
     "teacher": column(pl.String),

@@ -1,0 +1,81 @@
+# longrl: `make pipeline` runs the whole DAG, `make test` the tests. Each sets up all it needs in .venv first.
+
+RECIPE ?= tiny
+VIDEOS ?=
+SEED ?=
+WAREHOUSE ?= warehouse
+TEACHER ?=
+SET ?=
+PYTHON ?= python3
+
+BIN := .venv/bin
+RUN := $(BIN)/python
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export HF_HUB_OFFLINE ?= 1
+
+ARGUMENTS = --recipe "$(RECIPE)" --warehouse "$(WAREHOUSE)" $(if $(VIDEOS),--videos "$(VIDEOS)") \
+  $(if $(SEED),--seed $(SEED)) $(if $(TEACHER),--teacher $(TEACHER)) $(foreach s,$(SET),--set $(s))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline dataset train evaluate rerun config test test-all lint format docs lock clean
+
+help: ## list the targets and the variables they take
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@echo
+	@echo "  RECIPE=tiny        a name from longrl/recipes      VIDEOS=/path   your own files instead of rendered stories"
+	@echo "  SEED=0             corpus, splits and training     WAREHOUSE=dir  where artifacts go"
+	@echo "  TEACHER=measured   or openai                       SET='rl.steps=80 sft.ranks=1'  any setting"
+
+setup: .venv/ready ## create .venv from requirements.lock (done by every other target when needed)
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "longrl needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing the packages of requirements.lock into .venv"
+	@$(BIN)/uv pip sync --quiet requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $@
+
+pipeline: setup ## run the whole DAG: videos -> clips -> captions -> questions -> dataset -> SFT -> RL -> evaluation -> report
+	@$(RUN) -m flows.pipeline $(ARGUMENTS)
+
+dataset: setup ## run the data half only
+	@$(RUN) -m flows.dataset $(ARGUMENTS)
+
+train: setup ## run up to the RL checkpoint
+	@$(RUN) -m flows.train $(ARGUMENTS)
+
+evaluate: setup ## run up to the evaluation
+	@$(RUN) -m flows.evaluate $(ARGUMENTS)
+
+rerun: setup ## compute one stage anew: make rerun STAGE=caption
+	@$(RUN) -m flows.stage $(ARGUMENTS) --stage "$(STAGE)"
+
+config: setup ## print the resolved configuration and stop
+	@$(RUN) -m flows.pipeline $(ARGUMENTS) --dry-run
+
+test: setup ## run the tests
+	@$(RUN) -m pytest -q -m "not slow and not gpu"
+
+test-all: setup ## run every test, also the slow ones
+	@$(RUN) -m pytest -q -m "not gpu"
+
+lint: setup ## check formatting, style and types
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+format: setup ## format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+docs: setup ## write docs/configuration.md from the settings
+	@$(RUN) -m docs.generate
+
+lock: setup ## resolve pyproject.toml into requirements.lock anew
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --no-header --no-annotate --quiet --output-file requirements.lock
+
+clean: ## delete caches, but neither .venv nor the warehouse
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache && find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,70 @@
+"""The command line shared by all flows: recipe, videos, seed, warehouse, teacher, and any setting by `--set`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from longrl.config import ConfigError, PipelineConfig, load_config, recipes
+from longrl.errors import LongrlError
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Arguments every flow takes."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument("--recipe", default="tiny", help=f"one of: {', '.join(recipes())}")
+    arguments.add_argument("--videos", help="folder of videos; without it a story corpus is rendered")
+    arguments.add_argument("--seed", type=int, help="seed of the corpus, the splits and the training")
+    arguments.add_argument("--warehouse", help="folder of all artifacts")
+    arguments.add_argument("--teacher", choices=("measured", "openai"), help="who captions and who writes questions")
+    arguments.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting, e.g. rl.steps=80"
+    )
+    arguments.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    return arguments
+
+
+def config_of(options: argparse.Namespace) -> PipelineConfig:
+    """The configuration a command line asks for; raises `ConfigError`."""
+    overrides: dict[str, Any] = {}
+    for name in ("videos", "seed", "warehouse"):
+        if (value := getattr(options, name)) is not None:
+            overrides[name] = os.path.abspath(value) if name == "videos" else value
+    if options.teacher:
+        overrides |= {"caption.teacher": options.teacher, "reason.teacher": options.teacher}
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: write it as FIELD=VALUE, for example rl.group_size=16")
+        overrides[name] = value
+    return load_config(options.recipe, overrides)
+
+
+@contextmanager
+def fail_in_words() -> Iterator[None]:
+    """Turn what a person can mend into one message instead of a traceback, and exit with 1."""
+    try:
+        yield
+    except LongrlError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command to go on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def main(description: str, run: Callable[[PipelineConfig], Any]) -> None:
+    """Parse the command line and run a flow with the configuration it asks for."""
+    options = parser(description).parse_args()
+    with fail_in_words():
+        config = config_of(options)
+        if options.dry_run:
+            print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        else:
+            run(config)

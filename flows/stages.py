@@ -1,0 +1,88 @@
+"""How the stages hang together: which artifact goes into which stage. Every flow is a part of this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from longrl.config import PipelineConfig
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.caption import caption
+from tasks.curate import curate
+from tasks.evaluate import evaluate
+from tasks.ingest import ingest
+from tasks.model import model
+from tasks.reason import reason
+from tasks.rl import rl
+from tasks.segment import segment
+from tasks.sft import sft
+from tasks.stories import stories
+
+ORDER = ("stories", "ingest", "segment", "caption", "reason", "curate", "model", "sft", "rl", "evaluate")
+
+
+class Stages:
+    """One run through the DAG: what each stage made, printed as it is made."""
+
+    def __init__(self, config: PipelineConfig, refresh: frozenset[str] = frozenset()):
+        self.config = config
+        self.warehouse = Warehouse(config.warehouse, refresh=refresh)
+        self.refs: dict[str, ArtifactRef] = {}
+
+    def run(self, stage: Callable[..., ArtifactRef], *inputs: Any) -> ArtifactRef:
+        """Run one stage, remember its artifact and print its line."""
+        ref = stage(*inputs, self.warehouse)
+        self.refs[ref.stage] = ref
+        print(stage_line(ref), flush=True)
+        return ref
+
+    def dataset(self, until: str = "curate") -> None:
+        """From videos (or rendered stories) to the curated questions."""
+        config, refs, run = self.config, self.refs, self.run
+        folder = config.videos or str(Path(run(stories, config.stories, config.seed).path) / "videos")
+        for stage in ORDER[1 : ORDER.index(until) + 1]:
+            match stage:
+                case "ingest":
+                    run(ingest, config.ingest, folder)
+                case "segment":
+                    run(segment, config.segment, refs["ingest"])
+                case "caption":
+                    run(caption, config.caption, refs["ingest"], refs["segment"])
+                case "reason":
+                    run(reason, config.reason, refs["caption"], config.seed)
+                case "curate":
+                    run(curate, config.curate, refs["caption"], refs["reason"], config.seed)
+
+    def training(self, until: str = "rl") -> None:
+        """From the curated questions to the RL checkpoint."""
+        config, refs, run = self.config, self.refs, self.run
+        run(model, config.model, refs["caption"], refs["curate"], config.seed)
+        if until == "model":
+            return
+        data = (refs["curate"], refs["caption"], refs["ingest"])
+        run(sft, config.sft, config.frames, refs["model"], *data, config.seed)
+        if until == "rl":
+            run(rl, config.rl, config.frames, refs["sft"], refs["curate"], refs["ingest"], config.seed)
+
+    def evaluation(self) -> None:
+        """Base, SFT and RL on the held-out questions."""
+        config, refs = self.config, self.refs
+        models = {"base": refs["model"], "sft": refs["sft"], "rl": refs["rl"]}
+        self.run(evaluate, config.evaluate, config.frames, models, refs["curate"], refs["ingest"], config.seed)
+
+    def until(self, stage: str) -> ArtifactRef:
+        """Everything up to and including one stage."""
+        place = ORDER.index(stage)
+        self.dataset(until=ORDER[min(place, ORDER.index("curate"))])
+        if place > ORDER.index("curate"):
+            self.training(until="rl" if place > ORDER.index("sft") else stage)
+        if stage == "evaluate":
+            self.evaluation()
+        return self.refs[stage]
+
+
+def stage_line(ref: ArtifactRef) -> str:
+    """`caption     2880 rows      0 rejected    34.1 s`, or `cached` instead of the seconds."""
+    took = "cached" if ref.cached else f"{ref.seconds:.1f} s"
+    return f"{ref.stage:<10}{ref.rows:>8} rows{ref.rejects:>7} rejected{took:>11}"

@@ -1,0 +1,19 @@
+"""Up to the RL checkpoint."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.arguments import main
+from flows.stages import Stages
+from longrl.config import PipelineConfig
+
+
+@flow(name="train", flow_run_name="{config.recipe} · seed {config.seed}", validate_parameters=False)
+def train(config: PipelineConfig) -> str:
+    """Up to the RL checkpoint. Returns the path of the last artifact."""
+    return Stages(config).until("rl").path
+
+
+if __name__ == "__main__":
+    main(__doc__, train)

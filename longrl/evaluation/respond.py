@@ -1,0 +1,166 @@
+"""Generate the answers of an evaluation: one rank of the job that `longrl.evaluation.evaluate` launches.
+
+Videos are shared out over the ranks, so that all questions about a video meet its prefix in one engine. A rank builds
+one vLLM engine and takes each model in turn: its tower encodes the videos (or the cache has them: RL's frozen tower is
+SFT's), its weights replace the engine's in place. Responses go to the ledger after every batch.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from longrl.training.rank import Messages
+from longrl.warehouse.artifacts import Warehouse
+
+BATCH = 192  # requests of one generate() call: many enough to fill the engine, few enough to lose little when killed
+
+
+def main(job: dict[str, Any], messages: Messages) -> None:
+    """Answer this rank's share of `job["requests"]`."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)  # each rank has an engine of its own: vLLM must not look for the others
+    share = shared_out(job["requests"], rank, world)
+    if share:
+        Responder(job, rank, messages).run(share)
+
+
+def shared_out(requests: list[dict[str, Any]], rank: int, world: int) -> list[dict[str, Any]]:
+    """The requests of every `world`-th video, those of one video together."""
+    mine = set(sorted({request["video_id"] for request in requests})[rank::world])
+    return sorted((r for r in requests if r["video_id"] in mine), key=lambda r: (r["video_id"], r["plan"]))
+
+
+class Responder:
+    """One engine, its caches, and the ledger it writes to."""
+
+    def __init__(self, job: dict[str, Any], rank: int, messages: Messages):
+        from longrl.mrsp.cache import EmbeddingCache
+        from longrl.video.decode import FrameCache
+        from longrl.video.sample import FramePlan
+
+        self.job, self.rank, self.messages = job, rank, messages
+        warehouse = Warehouse(job["warehouse"])
+        self.ledger = warehouse.ledger("evaluate")
+        self.frames, self.embeds = FrameCache(warehouse.cache("frames")), EmbeddingCache(warehouse.cache("embeddings"))
+        self.plans = {
+            digest: FramePlan(tuple(plan["times"]), plan["height"], plan["width"])
+            for digest, plan in job["plans"].items()
+        }
+        self.engine: Any = None
+        self.done = self.tokens = 0
+        self.seconds = {"encode": 0.0, "start": 0.0, "generate": 0.0}
+
+    def run(self, requests: list[dict[str, Any]]) -> None:
+        """Answer everything, model by model, then tell what it took."""
+        for model in self.job["models"]:
+            if mine := [request for request in requests if request["model"] == model]:
+                self.ask(model, mine, requests)
+        self.messages.send(
+            "engine",
+            rank=self.rank,
+            responses=self.done,
+            tokens=self.tokens,
+            embeds={"cached": self.embeds.hits, "encoded": self.embeds.misses},
+            seconds={name: round(value, 1) for name, value in self.seconds.items()},
+        )
+
+    def ask(self, model: str, requests: list[dict[str, Any]], all_requests: list[dict[str, Any]]) -> None:
+        """Answer the requests of one model."""
+        from longrl.models import qwen2_5_vl
+
+        folder = self.job["models"][model]
+        with self.timed("encode"):
+            student = qwen2_5_vl.load(folder)
+            embeds, failures = self.encode(student, requests)
+        readable = []
+        for request in requests:
+            film = embeds.get((request["video_id"], request["plan"]))
+            if film is not None:
+                spacing = self.plans[request["plan"]].second_per_grid
+                readable.append((request, student.chat.prompt(request["text"], film.grid, spacing), film.embeds))
+                continue
+            reason = failures.get(request["video_id"], "the video could not be encoded")
+            self.record(request, [{"error": reason}] * len(request["keys"]))
+        self.tell(model)
+        if readable:
+            with self.timed("start"):
+                self.load_engine(folder, student, all_requests)
+        for start in range(0, len(readable), BATCH):
+            with self.timed("generate"):
+                self.generate(readable[start : start + BATCH])
+            self.tell(model)
+
+    def encode(self, student: Any, requests: list[dict[str, Any]]) -> tuple[dict[Any, Any], dict[str, str]]:
+        """Embeddings by (video, plan), and why a video has none; each file is decoded once for all its plans."""
+        from longrl.mrsp.encode import encode_videos
+        from longrl.video.decode import DecodeError
+
+        plans: dict[str, list[Any]] = {}
+        for video, digest in sorted({(request["video_id"], request["plan"]) for request in requests}):
+            plans.setdefault(video, []).append(self.plans[digest])
+        failures: dict[str, str] = {}
+        for video, wanted in plans.items():
+            try:
+                self.frames.get_many(video, self.job["paths"][video], wanted)
+            except DecodeError as error:
+                failures[video] = str(error)
+        films = [(v, self.job["paths"][v], plan) for v, wanted in plans.items() if v not in failures for plan in wanted]
+        return encode_videos(student, self.embeds, self.frames, films, failures), failures
+
+    def load_engine(self, folder: str, student: Any, all_requests: list[dict[str, Any]]) -> None:
+        """Start the engine with the first model, with room for the longest prompt of all; later, change its weights."""
+        from longrl.rollout.vllm import Engine
+
+        if self.engine is not None:
+            self.engine.update_weights(student.model.state_dict())
+            return
+        processor, longest = student.processor, 0
+        side = processor.patch_size * processor.merge_size
+        for text, digest in {(request["text"], request["plan"]) for request in all_requests}:
+            plan = self.plans[digest]
+            steps = -(-len(plan.times) // processor.temporal_patch_size)
+            video_tokens = steps * (plan.height // side) * (plan.width // side)
+            longest = max(longest, len(student.chat.prompt(text).expanded) + 2 + video_tokens)
+        self.engine = Engine(folder, max_model_len=longest + self.job["max_tokens"], seed=self.job["seed"])
+
+    def generate(self, batch: list[tuple[dict[str, Any], Any, Any]]) -> None:
+        """One call of the engine; its responses are in the ledger when this returns."""
+        from longrl.rollout.vllm import Request
+
+        wanted = [
+            Request(
+                prompt,
+                embeds,
+                n=len(request["keys"]),
+                temperature=0.0 if request["greedy"] else 1.0,
+                max_tokens=self.job["max_tokens"],
+                seed=request["seed"],
+            )
+            for request, prompt, embeds in batch
+        ]
+        for (request, _, _), rollouts in zip(batch, self.engine.generate(wanted), strict=True):
+            answers = [{"text": r.text, "tokens": len(r.token_ids), "finish": r.finish} for r in rollouts]
+            self.tokens += sum(answer["tokens"] for answer in answers)
+            self.record(request, answers)
+
+    def record(self, request: dict[str, Any], answers: list[dict[str, Any]]) -> None:
+        """Put a request's answers into the ledger."""
+        for key, answer in zip(request["keys"], answers, strict=True):
+            self.ledger.put(key, answer)
+        self.done += len(answers)
+
+    def tell(self, model: str) -> None:
+        """Progress, for the launcher to add up."""
+        self.messages.send("answered", rank=self.rank, done=self.done, note=model)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the block's wall seconds to `seconds[name]`."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] += time.monotonic() - started

@@ -1,0 +1,86 @@
+"""Accuracies with honest errors: questions about one video stand or fall together, so errors are clustered by video.
+
+The textbook error sqrt(p(1-p)/n) treats six questions about one video, or eight samples of one question, as
+independent and is too small. Here the unit is the video (Miller, "Adding Error Bars to Evals", 2024, eq. 4, with the
+usual factor G/(G-1) for G videos, so that one question per video gives exactly the textbook standard error of a mean).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its clustered standard error (None from a single video) and 95% interval; shares, not percent."""
+
+    mean: float
+    se: float | None
+    low: float
+    high: float
+    count: int
+    videos: int
+
+
+def accuracy(values: Sequence[float], videos: Sequence[str]) -> Estimate | None:
+    """Mean of values in 0..1 (right or wrong, one per answer), its error clustered by video; None without values.
+
+    The interval is Wilson's with the effective number of independent answers p(1-p)/se² in place of n, so it stays
+    inside 0..1 and doesn't shrink to a point where all answers agree (there the videos are counted instead).
+
+    >>> accuracy([1, 1, 0, 0], ["a", "a", "b", "b"]).se  # two videos, not four answers
+    0.5
+    """
+    if not len(values):
+        return None
+    mean, se, groups = clustered_mean(values, videos)
+    effective = mean * (1 - mean) / se**2 if se else float(groups)
+    shift = Z95**2 / (2 * effective)
+    reach = Z95 * math.sqrt(mean * (1 - mean) / effective + (Z95 / (2 * effective)) ** 2)
+    scale = 1 + Z95**2 / effective
+    low, high = (mean + shift - reach) / scale, (mean + shift + reach) / scale
+    return Estimate(mean, se, min(mean, max(0.0, low)), max(mean, min(1.0, high)), len(values), groups)
+
+
+def difference(first: pl.DataFrame, second: pl.DataFrame) -> Estimate | None:
+    """Mean of second − first over the questions both answered, paired by question and clustered by video.
+
+    Frames have columns question_id, video_id and correct; several samples of a question are averaged before they are
+    paired. The interval is mean ± 1.96 standard errors. None when they share no question.
+    """
+    left, right = (
+        frame.group_by("question_id", "video_id").agg(pl.col("correct").cast(pl.Float64).mean())
+        for frame in (first, second)
+    )
+    pairs = left.join(right, on=["question_id", "video_id"], suffix="_second").sort("question_id")
+    if pairs.is_empty():
+        return None
+    gain = (pairs["correct_second"] - pairs["correct"]).to_list()
+    mean, se, groups = clustered_mean(gain, pairs["video_id"].to_list())
+    reach = Z95 * se if se is not None else 1.0
+    return Estimate(mean, se, mean - reach, mean + reach, len(gain), groups)
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> tuple[float, float | None, int]:
+    """Mean, its cluster-robust standard error (None from one cluster), and the number of clusters.
+
+    Raises `ValueError` when there isn't one cluster per value.
+    """
+    _, index = np.unique(np.asarray(clusters, dtype=object).astype(str), return_inverse=True)
+    array = np.asarray(values, dtype=np.float64)
+    if array.size != index.size:
+        raise ValueError(f"{array.size} values but {index.size} clusters; give each value the video it belongs to")
+    groups = int(index.max()) + 1
+    mean = float(array.mean())
+    if groups < 2:
+        return mean, None, groups
+    residuals = np.bincount(index, weights=array - mean, minlength=groups)
+    variance = groups / (groups - 1) * float((residuals**2).sum()) / array.size**2
+    return mean, math.sqrt(variance), groups

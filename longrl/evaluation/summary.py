@@ -1,0 +1,215 @@
+"""A run in one JSON document and one table, computed from its artifacts and nothing else.
+
+Accuracy is greedy at the headline frame budget over *every* held-out question, unless a name says otherwise. Each
+figure has its standard error, clustered by video, under the same name with `_se`. What was not measured is null.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from rich.table import Table
+
+from longrl.config import Categories, PipelineConfig
+from longrl.evaluation.statistics import Estimate, accuracy, difference
+from longrl.warehouse import schemas
+from longrl.warehouse.artifacts import ArtifactRef
+
+MODELS = ("base", "sft", "rl")
+NAMES = {"base": "Base", "sft": "SFT", "rl": "RL"}
+
+
+def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: str, minutes: float) -> dict[str, Any]:
+    """The content of `summary.json`. `refs` are the run's artifacts by stage name, in the order they were made."""
+    samples = table_of(refs, "evaluate")
+    dataset = table_of(refs, "curate")
+    budget = config.frames.budget
+    headline = greedy(samples, budget)
+    held_out = dataset.filter(pl.col("split") == "eval")
+    final = last_model(samples)
+    overall = {model: judged(headline, model) for model in MODELS}
+    sampled = {model: judged(samples.filter(pl.col("mode") == "sampled"), model) for model in MODELS[1:]}
+    categories = [category for category in Categories if category in set(held_out["category"])]
+    by_category = {
+        category: {model: judged(headline.filter(pl.col("category") == category), model) for model in MODELS}
+        for category in categories
+    }
+    budgets = sorted(set(samples["frames"])) if samples.height else []
+    by_frames = {model: {str(n): judged(greedy(samples, n), model) for n in budgets} for model in MODELS}
+    control = judged(samples.filter(pl.col("mode") == "shuffled_video"), final)
+    form = {model: {str(n): share_formed(greedy(samples, n), model) for n in budgets} for model in MODELS}
+    return {
+        "run_id": run_id,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "minutes": round(minutes, 2),
+        "videos": {"ok": count(refs, "ingest"), "quarantined": count(refs, "ingest", "rejects")},
+        "clips": count(refs, "segment"),
+        "captions": count(refs, "caption"),
+        "questions": {
+            "written": count(refs, "reason"),
+            "accepted": count(refs, "curate"),
+            "rejected": reasons(refs.get("curate")),
+        },
+        "splits": {split: dataset.filter(pl.col("split") == split).height for split in ("sft", "rl", "eval")},
+        "frames": budget,
+        "final_model": final or None,
+        "accuracy": {"chance": chance(held_out), **means(overall)},
+        "accuracy_se": errors(overall),
+        "sampled_accuracy": means(sampled),
+        "sampled_accuracy_se": errors(sampled),
+        "gains": gains(headline, samples),
+        "by_category": {
+            name: {"questions": held_out.filter(pl.col("category") == name).height, **means(row)}
+            for name, row in by_category.items()
+        },
+        "by_category_se": {name: errors(row) for name, row in by_category.items()},
+        "by_frames": means(by_frames.get(final, {})),
+        "by_frames_se": errors(by_frames.get(final, {})),
+        "by_frames_models": {model: means(row) for model, row in by_frames.items()},
+        "by_frames_models_se": {model: errors(row) for model, row in by_frames.items()},
+        "format": form.get(final, {}),
+        "format_models": form,
+        "unparsable": {model: unparsable(headline, model) for model in MODELS},
+        "shuffled_video": {"accuracy": control.mean if control else None, "se": control.se if control else None},
+        "evaluation_errors": int(headline["error"].is_not_null().sum()),
+        "reward": [step["reward"] for step in metrics(refs.get("rl")) if "reward" in step],
+        "stages": [
+            {
+                "name": name,
+                "key": ref.key,
+                "cached": ref.cached,
+                "seconds": round(ref.seconds, 2),
+                "rows": ref.rows,
+                "rejects": ref.rejects,
+            }
+            for name, ref in refs.items()
+        ],
+    }
+
+
+def results_table(summary: Mapping[str, Any]) -> Table:
+    """Accuracy in percent ± standard error by category, for the end of a run."""
+    title = f"Held-out accuracy, % ± standard error ({summary['splits']['eval']} questions, {summary['frames']} frames)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for model in MODELS:
+        table.add_column(NAMES[model], justify="right")
+    for name, row in summary["by_category"].items():
+        table.add_row(f"{name} ({row['questions']})", *percents(row, summary["by_category_se"][name]))
+    table.add_section()
+    table.add_row("all, greedy", *percents(summary["accuracy"], summary["accuracy_se"]), style="bold")
+    table.add_row("all, sampled", *percents(summary["sampled_accuracy"], summary["sampled_accuracy_se"]))
+    if (guess := summary["accuracy"]["chance"]) is not None:
+        table.caption = f"chance {100 * guess:.1f}" + "".join(
+            f" · {gain['text']}" for gain in summary["gains"].values() if gain is not None
+        )
+    return table
+
+
+def percents(means: Mapping[str, Any], ses: Mapping[str, Any]) -> list[str]:
+    return [percent(means.get(model), ses.get(model)) for model in MODELS]
+
+
+def percent(mean: float | None, se: float | None = None) -> str:
+    """A share as a person reads it.
+
+    >>> percent(0.8333, 0.0211), percent(0.5), percent(None)
+    ('83.3 ± 2.1', '50.0', '–')
+    """
+    if mean is None:
+        return "–"
+    return f"{100 * mean:.1f}" + (f" ± {100 * se:.1f}" if se is not None else "")
+
+
+def points(estimate: Estimate) -> str:
+    """A difference in percentage points with its standard error, e.g. "+8.3 ± 2.1 points"."""
+    se = f" ± {100 * estimate.se:.1f}" if estimate.se is not None else ""
+    return f"{100 * estimate.mean:+.1f}{se} points".replace("-", "−")
+
+
+def table_of(refs: Mapping[str, ArtifactRef], stage: str) -> pl.DataFrame:
+    """The stage's table, or one without rows when the run has no such stage."""
+    return refs[stage].table() if stage in refs else schemas.empty(stage)
+
+
+def count(refs: Mapping[str, ArtifactRef], stage: str, what: str = "rows") -> int:
+    return int(getattr(refs[stage], what)) if stage in refs else 0
+
+
+def reasons(ref: ArtifactRef | None) -> dict[str, int]:
+    """How many items each rule of a stage dropped, most first."""
+    if ref is None or not (Path(ref.path) / "rejects.parquet").exists():
+        return {}
+    counts = ref.rejected().group_by("rule").len().sort(["len", "rule"], descending=[True, False])
+    return dict(counts.iter_rows())
+
+
+def metrics(ref: ArtifactRef | None) -> list[dict[str, Any]]:
+    """The steps of a training stage, from its `metrics.jsonl`; empty when there is none."""
+    path = Path(ref.path) / "metrics.jsonl" if ref else None
+    if path is None or not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def greedy(samples: pl.DataFrame, frames: int) -> pl.DataFrame:
+    return samples.filter((pl.col("mode") == "greedy") & (pl.col("frames") == frames))
+
+
+def judged(samples: pl.DataFrame, model: str) -> Estimate | None:
+    """Accuracy of one model over these rows, clustered by video."""
+    rows = samples.filter(pl.col("model") == model)
+    return accuracy(rows["correct"].cast(pl.Float64).to_list(), rows["video_id"].to_list())
+
+
+def share_formed(samples: pl.DataFrame, model: str) -> float | None:
+    """Share of responses with the think-answer form."""
+    rows = samples.filter(pl.col("model") == model)
+    return float(rows["well_formed"].cast(pl.Float64).mean()) if rows.height else None  # type: ignore[arg-type]
+
+
+def unparsable(samples: pl.DataFrame, model: str) -> int | None:
+    """Questions from whose response no option could be read; they count as wrong."""
+    rows = samples.filter(pl.col("model") == model)
+    return int(rows["extracted"].is_null().sum()) if rows.height else None
+
+
+def chance(held_out: pl.DataFrame) -> float | None:
+    """Accuracy expected of guessing: the mean of 1 / number of options."""
+    sizes = held_out["options"].list.len().to_list()
+    return sum(1 / size for size in sizes) / len(sizes) if sizes else None
+
+
+def last_model(samples: pl.DataFrame) -> str:
+    """The most trained model that was evaluated, "" if none."""
+    return next((model for model in reversed(MODELS) if model in set(samples["model"])), "")
+
+
+def gains(headline: pl.DataFrame, samples: pl.DataFrame) -> dict[str, dict[str, Any] | None]:
+    """Paired differences between successive models, in shares, each with a sentence a person can quote."""
+    sampled = samples.filter(pl.col("mode") == "sampled")
+    wanted = {
+        "sft_minus_base": (headline, "base", "sft", "greedy"),
+        "rl_minus_sft": (headline, "sft", "rl", "greedy"),
+        "rl_minus_sft_sampled": (sampled, "sft", "rl", "sampled"),
+    }
+    result: dict[str, dict[str, Any] | None] = {}
+    for name, (rows, first, second, how) in wanted.items():
+        gain = difference(*(rows.filter(pl.col("model") == model) for model in (first, second)))
+        text = f"{NAMES[second]} − {NAMES[first]}, {how}: {points(gain)}" if gain else ""
+        result[name] = {**asdict(gain), "text": text} if gain else None
+    return result
+
+
+def means(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:
+    return {name: estimate.mean if estimate else None for name, estimate in estimates.items()}
+
+
+def errors(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:
+    return {name: estimate.se if estimate else None for name, estimate in estimates.items()}

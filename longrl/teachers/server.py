@@ -1,0 +1,304 @@
+"""One OpenAI-compatible server (vLLM, DeepSeek, OpenAI, ...): many requests in flight, and an account of every failure.
+
+How it differs from the client's own retries: what may pass (429, 5xx, a timeout, a lost connection) is retried with
+jittered back-off or after the time the server asks for; what will not pass (400, 401, 403, 404) is never sent twice.
+A failure that outlives its retries is the *item's* (`TeacherError`, and the others go on) when the server answered
+somebody else in the meantime, and the *server's* (`TeacherUnavailable`, one clear error) when it did not.
+
+Servers speak dialects: some know no JSON schema, some want `max_completion_tokens`, some fix the temperature. A 400
+that names such a parameter changes the dialect once for all following requests.
+
+The key is read from the environment, sent, and taken out of every message before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from longrl.config import TeacherServer
+from longrl.teachers.base import TeacherError, TeacherUnavailable
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+
+FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each one after it
+LONGEST_WAIT = 30.0  # seconds; a server that names a longer time is believed up to LONGEST_RETRY_AFTER
+LONGEST_RETRY_AFTER = 600.0
+REFUSALS = 3  # so many requests refused with 400 before any was answered mean that the server refuses them all
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Which optional parameters the server understands."""
+
+    json_schema: bool = True
+    tokens_field: str = "max_tokens"
+    temperature: bool = True
+
+    def after(self, complaint: str) -> Dialect:
+        """The dialect to try after a 400 with this message; the same one when the message names none of this.
+
+        >>> Dialect().after("This response_format type is unavailable now").json_schema
+        False
+        """
+        if re.search(r"response_format|json_schema|structured output", complaint, re.IGNORECASE):
+            return replace(self, json_schema=False)
+        if "max_completion_tokens" in complaint:
+            return replace(self, tokens_field="max_completion_tokens")
+        if re.search(r"temperature.*(support|only the default)|support.*temperature", complaint, re.IGNORECASE):
+            return replace(self, temperature=False)
+        return self
+
+
+class Server:
+    """`section` is the part of the configuration (caption, reason) that error messages point to."""
+
+    def __init__(self, settings: TeacherServer, section: str):
+        self.settings, self.section = settings, section
+        self._key = os.environ.get(settings.api_key_env, "").strip()
+        self._model = settings.model
+        self._dialect = Dialect()
+        self._answered = 0
+        self._refused = 0
+        self._client: openai.AsyncOpenAI
+        self._slots: asyncio.Semaphore
+
+    @property
+    def model(self) -> str:
+        """The model's name; without one in the settings the server is asked for its first."""
+        if not self._model:
+            self.run([None], lambda _: self._first_model(), lambda _, name: None)
+        return self._model
+
+    def run(
+        self,
+        items: Sequence[Item],
+        work: Callable[[Item], Awaitable[Done]],
+        on_done: Callable[[Item, Done | TeacherError], None],
+    ) -> None:
+        """Do `work` on all items, as many at once as `concurrency`, reporting each one the moment it is finished.
+
+        `work` calls `complete`; its `TeacherError` is the item's outcome. Raises `TeacherUnavailable` as soon as one
+        item finds the server out of reach; what was reported before stays done.
+        """
+        asyncio.run(self._run(items, work, on_done))
+
+    async def _run(self, items, work, on_done) -> None:
+        pending = iter(items)
+
+        async def worker() -> None:
+            for item in pending:
+                try:
+                    done = await work(item)
+                except TeacherError as error:
+                    done = error
+                on_done(item, done)
+
+        self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.settings.base_url,
+            api_key=self._key or "none",  # a server of one's own asks for none, the client insists on one
+            max_retries=0,
+            timeout=self.settings.timeout,
+        )
+        async with self._client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.settings.concurrency, len(items))):
+                        group.create_task(worker())
+            except BaseExceptionGroup as failures:
+                raise first(failures) from None
+
+    async def complete(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None = None) -> str:
+        """The answer's text; with `schema` it is JSON that should follow it (check it: not every server does).
+
+        Raises `TeacherError` when this request is refused, cut off or answered with nothing, and
+        `TeacherUnavailable` when the server serves nobody.
+        """
+        dialect = self._dialect
+
+        async def create() -> Any:
+            nonlocal dialect
+            dialect = self._dialect  # at the time of sending: others may have learned while this one waited
+            return await self._create(dialect, messages, schema)
+
+        while True:
+            try:
+                completion = await self._send(create)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if dialect != self._dialect:  # another request has learned it meanwhile
+                    continue
+                self._dialect = dialect.after(error.message)
+                if dialect != self._dialect:
+                    log.warning("%s does not take all parameters (%s); going on without", self.url, self.clean(error))
+                    continue
+                raise self._refusal(error) from None
+            self._answered += 1
+            return self._text(completion)
+
+    async def _create(self, dialect: Dialect, messages: Any, schema: dict[str, Any] | None) -> Any:
+        options: dict[str, Any] = {dialect.tokens_field: self.settings.max_tokens}
+        if dialect.temperature:
+            options["temperature"] = self.settings.temperature
+        if schema is not None:
+            strict = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+            options["response_format"] = strict if dialect.json_schema else {"type": "json_object"}
+        return await self._client.chat.completions.create(model=self._model, messages=messages, **options)
+
+    async def _first_model(self) -> str:
+        page = await self._send(lambda: self._client.models.list())
+        names = [model.id for model in getattr(page, "data", None) or []]
+        if not names:
+            raise TeacherUnavailable(f"{self.url}/models lists no model; set {self.section}.server.model")
+        self._model = names[0]
+        return self._model
+
+    async def _send(self, call: Callable[[], Any]) -> Any:
+        """Await `call()`, again after what may pass; 400 and 422 are the caller's to judge."""
+        attempts = self.settings.retries + 1
+        answered_before = self._answered
+        for attempt in range(1, attempts + 1):
+            try:
+                async with self._slots, asyncio.timeout(self.settings.timeout):
+                    return await call()
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
+                raise
+            except (openai.APIError, TimeoutError, ValueError) as error:
+                if not may_pass(error):
+                    raise self._unavailable(error) from None
+                if attempt == attempts:
+                    served_others = self._answered > answered_before
+                    if served_others and not isinstance(error, openai.RateLimitError):
+                        raise TeacherError(f"{self.clean(error)}, {attempts} times") from None
+                    raise self._unavailable(error, attempts) from None
+                wait = waiting_time(error, attempt)
+                log.warning(
+                    "%s: %s; retry %d of %d in %.1f s", self.url, self.clean(error), attempt, attempts - 1, wait
+                )
+            await asyncio.sleep(wait)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _text(self, completion: Any) -> str:
+        if not isinstance(completion, ChatCompletion) or not completion.choices:
+            raise TeacherUnavailable(
+                f"{self.url} does not answer like an OpenAI-compatible server; "
+                f"check {self.section}.server.base_url (it usually ends in /v1)"
+            )
+        choice = completion.choices[0]
+        if choice.message.refusal or choice.finish_reason == "content_filter":
+            raise TeacherError(f"the model refused: {choice.message.refusal or 'content filter'}")
+        if choice.finish_reason == "length":
+            raise TeacherError(
+                f"the answer was cut off at {self.settings.max_tokens} tokens; raise {self.section}.server.max_tokens"
+            )
+        text = re.sub(r"^\s*<think>.*?</think>", "", choice.message.content or "", flags=re.DOTALL).strip()
+        text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs cannot be stored
+        if not text:
+            raise TeacherError("the model gave an empty answer")
+        return text
+
+    def _refusal(self, error: openai.APIStatusError) -> Exception:
+        """A 400: this item's, unless the server has refused the first few and answered none."""
+        self._refused += 1
+        if not self._answered and self._refused >= REFUSALS:
+            return TeacherUnavailable(
+                f"{self.url} refused each of the first {REFUSALS} requests to {self._model}: {self.clean(error)}"
+            )
+        return TeacherError(f"the server refused the request: {self.clean(error)}")
+
+    def _unavailable(self, error: Exception, attempts: int = 1) -> TeacherUnavailable:
+        """The one clear error: which server, what happened, what to do."""
+        where = f"{self.section}.server"
+        variable = self.settings.api_key_env
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            remedy = f"put a valid key in {variable}" + ("" if self._key else " (it is not set)")
+        elif isinstance(error, openai.NotFoundError):
+            remedy = f"check {where}.model ({self._model or 'not set'}) and {where}.base_url (it usually ends in /v1)"
+        elif isinstance(error, openai.RateLimitError):
+            remedy = f"wait, check your quota, or lower {where}.concurrency (now {self.settings.concurrency})"
+        elif isinstance(error, TimeoutError | openai.APITimeoutError):
+            remedy = f"raise {where}.timeout or lower {where}.concurrency (now {self.settings.concurrency})"
+        elif isinstance(error, openai.InternalServerError):
+            remedy = "look at the server's log"
+        else:
+            remedy = f"start the server or set {where}.base_url"
+        times = f" ({attempts} attempts)" if attempts > 1 else ""
+        return TeacherUnavailable(
+            f"the teacher's server {self.url} is of no use: {self.clean(error)}{times}. "
+            f"To go on, {remedy}, and run again; what is finished is kept."
+        )
+
+    @property
+    def url(self) -> str:
+        return self.settings.base_url
+
+    def clean(self, error: Exception) -> str:
+        """The error in a few words, without the key."""
+        if isinstance(error, openai.APIStatusError):
+            text = f"{error.status_code} {error.message.removeprefix(f'Error code: {error.status_code} - ')}"
+        elif isinstance(error, TimeoutError | openai.APITimeoutError):
+            text = f"no answer within {self.settings.timeout:g} s"
+        else:
+            cause = root(error)
+            number = getattr(cause, "errno", None) or 0  # an OSError's own words vary with the event loop
+            text = os.strerror(number) if number > 0 else f"{type(cause).__name__}: {cause}"
+        text = " ".join(text.split())
+        return (text.replace(self._key, "***") if self._key else text)[:500]
+
+
+def first(failures: BaseException) -> BaseException:
+    """The first error of nested task groups: what one worker ran into, not how the others were called off."""
+    while isinstance(failures, BaseExceptionGroup):
+        failures = failures.exceptions[0]
+    return failures
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    if isinstance(error, openai.APIStatusError):
+        return error.code != "insufficient_quota" and (error.status_code in (408, 409, 429) or error.status_code >= 500)
+    return True  # a timeout, a lost connection, half a body
+
+
+def waiting_time(error: Exception, attempt: int) -> float:
+    """Seconds until the next attempt: what the server asks for, else doubling from `FIRST_WAIT`, jittered by half."""
+    if isinstance(error, openai.APIStatusError) and (asked := retry_after(error.response.headers.get("retry-after"))):
+        return min(asked, LONGEST_RETRY_AFTER)
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, given as a number or as a date (RFC 9110, 10.2.3).
+
+    >>> retry_after("2"), retry_after("soon")
+    (2.0, None)
+    """
+    if not header:
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def root(error: BaseException) -> BaseException:
+    """The error that started it: a client wraps "Connection refused" in errors that only say "Connection error."."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error

@@ -1,0 +1,83 @@
+"""One rank of a training job: `python -m longrl.training.rank <module> <job.json>`, started by `launch`.
+
+Before anything heavy is imported the rank makes sure it can't outlive its launcher: Linux is asked to kill it with its
+parent, and a thread watches a pipe that only the launcher holds open, whose end takes down the whole process group
+(ranks and whatever they started). Then `module.main(job, messages)` runs.
+
+Messages to the launcher are JSON lines on a pipe of their own; stdout and stderr are free for any library's noise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
+PR_SET_PDEATHSIG = 1
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on; the message says why and what to do. It reaches the person as it is, without a log."""
+
+
+class Messages:
+    """The line to the launcher. Lines from several ranks don't mix: each is one write below PIPE_BUF (4,096 bytes)."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def send(self, kind: str, **values: Any) -> None:
+        """Send one message; texts that would make it too long are cut."""
+        values = {name: value[-2500:] if isinstance(value, str) else value for name, value in values.items()}
+        line = json.dumps({"kind": kind, **values}).encode() + b"\n"
+        if len(line) > 4096:
+            raise ValueError(f"a message of {len(line)} bytes is too long: {sorted(values)}")
+        os.write(self._descriptor, line)
+
+    def progress(self, done: int, note: str = "", stage: str = "") -> None:
+        """Tell how many steps are finished."""
+        self.send("progress", done=done, note=note, stage=stage)
+
+
+def die_with_launcher(lifeline: int) -> None:
+    """End this process group as soon as the process at the other end of `lifeline` is gone."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.read(lifeline, 1):
+            pass
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True, name="lifeline").start()
+    if os.getppid() != parent or parent == 1:
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def main(module: str, job: str) -> None:
+    """Run `module.main(job, messages)`; a `TrainingError` is sent to the launcher as a message."""
+    die_with_launcher(int(os.environ[LIFELINE]))
+    messages = Messages(int(os.environ[MESSAGES]))
+    try:
+        importlib.import_module(module).main(json.loads(Path(job).read_text()), messages)
+    except TrainingError as error:
+        messages.send("error", message=str(error))
+        raise
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # engines leave threads behind that can hang or crash the interpreter's own exit
+
+
+if __name__ == "__main__":
+    # `-m` runs this file as __main__; the loops raise the TrainingError of the imported module.
+    from longrl.training.rank import main as imported_main
+
+    imported_main(sys.argv[1], sys.argv[2])

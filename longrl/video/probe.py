@@ -1,0 +1,146 @@
+"""Naming a video and finding out whether it can be used: every frame is decoded once, and what is wrong is said in words.
+
+A video's name is the sha256 of its bytes. Headers are not believed: the frame count, duration and rate come from the
+decoded frames, and a header that promises much more than can be decoded means a truncated file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from longrl.video.crew import beat
+from longrl.video.decode import DecodeError
+
+MISSING = 0.02  # a file is truncated when this share of its promised duration, and
+MISSING_SECONDS = 0.5  # this many seconds, can't be decoded
+JITTER = 0.2  # frame intervals that differ by this share from the usual one make the rate variable
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a video is. Sizes in pixels as displayed, times in seconds; `frames` counts decodable frames."""
+
+    container: str
+    codec: str
+    duration: float
+    fps: float
+    frames: int
+    width: int
+    height: int
+    rotation: int  # degrees, as stored in the file: 0, 90, 180 or 270, counter-clockwise
+    variable_rate: bool
+    audio: bool
+
+
+def file_digest(path: str | Path) -> str:
+    """sha256 of a file's bytes, 64 hex digits: the video's name."""
+    with Path(path).open("rb") as file:
+        total = hashlib.sha256()
+        while block := file.read(1 << 22):
+            total.update(block)
+            beat()
+    return total.hexdigest()
+
+
+def probe(path: str | Path, minimum_frames: int = 2) -> Probe:
+    """Decode a video once, without keeping a frame.
+
+    Raises `DecodeError` with a reason a person can act on: empty file, not a video, no video stream, corrupt packets,
+    truncated, fewer than `minimum_frames` frames.
+    """
+    import av
+
+    if Path(path).stat().st_size == 0:
+        raise DecodeError("the file is empty (0 bytes)")
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        container = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise DecodeError(f"not a video, or its header is missing or damaged ({error.strerror})") from error
+    with container:
+        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+        if not streams:
+            raise DecodeError("no video stream (audio only)" if container.streams.audio else "no video stream")
+        return _decode_all(container, streams[0], minimum_frames)
+
+
+def probe_job(job: tuple[str, str, int]) -> dict[str, Any]:
+    """`probe` for a worker process: the job is (video_id, path, minimum_frames)."""
+    _, path, minimum_frames = job
+    return asdict(probe(path, minimum_frames))
+
+
+def _decode_all(container, stream, minimum_frames: int) -> Probe:
+    import av
+
+    times: list[float] = []
+    corrupt: list[float] = []
+    damaged, ends, size, turn, last_length = 0, [0.0], (0, 0), 0, 0.0
+    stream.codec_context.thread_count = 1
+    try:
+        for packet in container.demux():
+            if packet.pts is not None:
+                ends.append(float((packet.pts + (packet.duration or 0)) * packet.time_base))
+            if packet.stream.index != stream.index:
+                continue
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                damaged += 1
+                continue
+            for frame in frames:
+                beat()
+                if frame.time is None:
+                    raise DecodeError("frames carry no timestamps; convert the file to mp4 or mkv")
+                times.append(frame.time)
+                last_length = float(frame.duration * frame.time_base) if frame.duration else 0.0
+                if frame.is_corrupt:
+                    corrupt.append(frame.time)
+                size, turn = (frame.width, frame.height), round(frame.rotation) % 360
+    except av.error.FFmpegError:  # the demuxer gives up: what follows is lost
+        damaged += 1
+    steps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    usual = steps[len(steps) // 2] if steps else last_length
+    duration = times[-1] - times[0] + (last_length or usual) if times else 0.0
+    _check_whole(container, stream, duration, max(ends))
+    if damaged or corrupt:
+        where = f", the first at {corrupt[0]:.2f} s" if corrupt else ""
+        raise DecodeError(
+            f"corrupt: {damaged} packets can't be decoded and {len(corrupt)} frames are damaged{where}; "
+            f"{len(times) - len(corrupt)} frames are good"
+        )
+    if len(times) < minimum_frames:
+        raise DecodeError(f"only {len(times)} decodable frame(s), at least {minimum_frames} are needed")
+    if duration <= 0 or (steps and steps[0] <= 0):
+        raise DecodeError("the frames' timestamps do not ascend; convert the file to mp4 or mkv")
+    turned = turn % 180 != 0
+    return Probe(
+        container=container.format.name.split(",")[0],
+        codec=stream.codec_context.name,
+        duration=round(duration, 6),
+        fps=round(len(times) / duration, 6),
+        frames=len(times),
+        width=size[1] if turned else size[0],
+        height=size[0] if turned else size[1],
+        rotation=turn,
+        variable_rate=bool(steps) and (steps[-1] - steps[0]) > JITTER * usual,
+        audio=bool(container.streams.audio),
+    )
+
+
+def _check_whole(container, stream, duration: float, packets_end: float) -> None:
+    """Raise `DecodeError` when the header promises more than there is."""
+    for promised, found in (
+        (float(stream.duration * stream.time_base) if stream.duration else 0.0, duration),
+        (container.duration / 1e6 if container.duration else 0.0, packets_end),
+    ):
+        if promised - found > max(MISSING_SECONDS, MISSING * promised):
+            raise DecodeError(f"truncated: the header promises {promised:.1f} s, only {found:.1f} s can be decoded")
+
+
+def _is_cover(stream) -> bool:
+    """Whether a video stream is the cover picture of an audio file."""
+    return bool(stream.disposition & type(stream.disposition).attached_pic)

@@ -1,0 +1,15 @@
+"""Task `curate`: filter the questions and split them by video."""
+
+from longrl.config import CurateSettings
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.stage_task import stage_task
+
+
+@stage_task
+def curate(
+    settings: CurateSettings, captions: ArtifactRef, questions: ArtifactRef, seed: int, warehouse: Warehouse
+) -> ArtifactRef:
+    """Filter the questions and split them by video."""
+    from longrl.data.curate import curate as run
+
+    return run(settings, captions, questions, warehouse, seed)

@@ -1,0 +1,13 @@
+"""Task `reason`: write questions with a chain of thought."""
+
+from longrl.config import ReasonSettings
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.stage_task import stage_task
+
+
+@stage_task
+def reason(settings: ReasonSettings, captions: ArtifactRef, seed: int, warehouse: Warehouse) -> ArtifactRef:
+    """Write questions with a chain of thought."""
+    from longrl.data.reason import reason as run
+
+    return run(settings, captions, warehouse, seed)

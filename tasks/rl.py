@@ -1,0 +1,21 @@
+"""Task `rl`: reinforce on questions not seen in SFT."""
+
+from longrl.config import FrameSettings, RlSettings
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.stage_task import stage_task
+
+
+@stage_task
+def rl(
+    settings: RlSettings,
+    frames: FrameSettings,
+    sft: ArtifactRef,
+    dataset: ArtifactRef,
+    videos: ArtifactRef,
+    seed: int,
+    warehouse: Warehouse,
+) -> ArtifactRef:
+    """Reinforce on questions not seen in SFT."""
+    from longrl.training.rl import rl as run
+
+    return run(settings, frames, sft, dataset, videos, warehouse, seed)

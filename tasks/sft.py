@@ -1,0 +1,22 @@
+"""Task `sft`: fine-tune on captions and chains of thought."""
+
+from longrl.config import FrameSettings, SftSettings
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.stage_task import stage_task
+
+
+@stage_task
+def sft(
+    settings: SftSettings,
+    frames: FrameSettings,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    captions: ArtifactRef,
+    videos: ArtifactRef,
+    seed: int,
+    warehouse: Warehouse,
+) -> ArtifactRef:
+    """Fine-tune on captions and chains of thought."""
+    from longrl.training.sft import sft as run
+
+    return run(settings, frames, model, dataset, captions, videos, warehouse, seed)

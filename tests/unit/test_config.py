@@ -1,0 +1,49 @@
+"""Settings: recipes, overrides, and errors that name the field and the nearest valid one."""
+
+import pytest
+import yaml
+
+from longrl.config import ConfigError, PipelineConfig, field_names, load_config, recipes
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_is_valid(name):
+    assert load_config(name).recipe == name
+
+
+def test_an_override_reads_its_value_as_yaml():
+    config = load_config("tiny", {"rl.group_size": "16", "frames.budgets": "[4, 8]", "sft.freeze_vision": "true"})
+    assert (config.rl.group_size, config.frames.budgets, config.sft.freeze_vision) == (16, (4, 8), True)
+
+
+@pytest.mark.parametrize(
+    ("field", "near"),
+    [("rl.grup_size", "rl.group_size"), ("rll", "rl"), ("caption.server.modle", "caption.server.model")],
+)
+def test_an_unknown_key_names_the_nearest_valid_one(field, near):
+    with pytest.raises(ConfigError, match=f"{field}: unknown setting; did you mean '{near}'"):
+        load_config("tiny", {field: "1"})
+
+
+def test_a_value_out_of_range_names_the_field_and_the_bound():
+    with pytest.raises(ConfigError, match=r"rl.group_size: .*greater than or equal to 2.*got 1"):
+        load_config("tiny", {"rl.group_size": "1"})
+
+
+def test_an_unknown_recipe_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="tiny"):
+        load_config("huge")
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        PipelineConfig().seed = 3  # type: ignore[misc]
+
+
+def test_the_resolved_configuration_is_read_back_equal():
+    config = load_config("tiny", {"seed": "7"})
+    assert PipelineConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+def test_every_section_s_field_is_listed():
+    assert {"rl", "rl.group_size", "caption.server.base_url"} <= set(field_names())

@@ -1,0 +1,44 @@
+"""What the documentation promises is there, and what is there is documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from docs.generate import PAGE, page
+from longrl.config import PipelineConfig, Settings
+
+ROOT = Path(__file__).parents[2]
+TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_the_configuration_page_is_the_generated_one():
+    assert PAGE.read_text() == page(), "run `make docs`"
+
+
+def sections() -> list[type[Settings]]:
+    return [
+        field.annotation
+        for field in PipelineConfig.model_fields.values()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    ]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda section: section.__name__)
+def test_every_setting_has_a_description(section):
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_make_target_is_in_make_help(target):
+    assert re.search(rf"^{target}:.*## \w", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("target", re.findall(r"make ([a-z][a-z-]+)", (ROOT / "README.md").read_text()))
+def test_every_make_target_of_the_readme_exists(target):
+    assert target in TARGETS
+
+
+def test_every_page_the_readme_links_to_exists():
+    links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
+    assert [link for link in links if not (ROOT / link).exists()] == []
