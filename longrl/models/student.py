@@ -6,6 +6,7 @@ copies elsewhere); without it a tiny model of the same family is built, its toke
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,15 +15,16 @@ from pathlib import Path
 import polars as pl
 
 from longrl.config import ModelSettings
+from longrl.errors import LongrlError
 from longrl.models import chat
-from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, digest_folder
+from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
 VERSION = 1
 
-NEEDED = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+NEEDED = (("config.json",), ("tokenizer.json",), ("preprocessor_config.json", "processor_config.json"))  # one of each
 
 
-class StudentError(ValueError):
+class StudentError(LongrlError):
     """The student cannot be built or taken over; the message names the folder and what it lacks."""
 
 
@@ -41,7 +43,7 @@ def student(
             _copy(source, draft.folder / "hf")
             draft.facts["source"] = str(source)
 
-        return warehouse.produce("model", VERSION, {}, {"folder": digest_folder(source)}, take)
+        return warehouse.produce("model", VERSION, {}, {"folder": fingerprint(source)}, take)
 
     def build(draft: Draft) -> None:
         from longrl.models import tiny  # here: it loads torch
@@ -71,7 +73,7 @@ def corpus_texts(captions: pl.DataFrame, questions: pl.DataFrame) -> list[str]:
 
 def check_folder(folder: Path) -> Path:
     """Return the folder if it looks like a Qwen2.5-VL model; raises `StudentError` otherwise."""
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    missing = [" or ".join(names) for names in NEEDED if not any((folder / name).is_file() for name in names)]
     if missing:
         raise StudentError(f"model.path={folder} is no Hugging Face folder of a Qwen2.5-VL: {', '.join(missing)} missing")
     if not any(folder.glob("*.safetensors")):
@@ -80,6 +82,16 @@ def check_folder(folder: Path) -> Path:
     if kind != "qwen2_5_vl":
         raise StudentError(f"model.path={folder} is a {kind!r} model; longrl trains qwen2_5_vl")
     return folder
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over names, sizes and times of a folder's files: quick for many gigabytes.
+
+    A touched file makes the stage run again; unchanged bytes then stop the recomputation downstream.
+    """
+    files = {str(path.relative_to(folder)): path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    text = json.dumps([str(folder.resolve()), {name: (stat.st_size, stat.st_mtime_ns) for name, stat in files.items()}])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from longrl.errors import LongrlError
 from longrl.models.chat import Prompt
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp import prefix
 from longrl.rollout.vllm import Request, Rollout
 
 
-class ParityError(RuntimeError):
+class ParityError(LongrlError):
     """Trainer and rollout engine disagree about a token; the message says where."""
 
 

@@ -19,22 +19,25 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from longrl.errors import LongrlError
 from longrl.models.chat import ChatFormat, Prompt
 
 BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-class EngineError(RuntimeError):
+class EngineError(LongrlError):
     """The rollout engine cannot do what was asked; the message says which request and why."""
 
 
@@ -280,7 +283,7 @@ def _register_transfer() -> None:
 
 
 @contextmanager
-def _environment(kv_cache_gib: int) -> Any:
+def _environment(kv_cache_gib: int) -> Iterator[None]:
     """vLLM's settings, which it reads from the environment; what it adds there for child processes is taken back."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib))
     # Threads stay unbound: binding would tie the trainer, and every rank, to the same core.
@@ -300,12 +303,8 @@ def _environment(kv_cache_gib: int) -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Any:
+def _undisturbed() -> Iterator[None]:
     """Keep the trainer's random state: vLLM seeds and draws from the global generators."""
-    import random
-
-    import numpy as np
-
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         yield
