@@ -1,4 +1,4 @@
-"""A Qwen2.5-VL of a quarter million random weights as a Hugging Face folder, for tests of the engine rooms.
+"""A Qwen2.5-VL of half a million random weights as a Hugging Face folder, for tests of the engine rooms.
 
 Its weights are large enough that attention is far from uniform, so a wrong position or mask shows.
 """
@@ -18,7 +18,7 @@ TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answe
 
 
 def build_student(
-    folder: Path, hidden: int = 64, layers: int = 2, heads: int = 4, key_heads: int = 2, spread: float = 0.15, seed: int = 0
+    folder: Path, hidden: int = 128, layers: int = 2, heads: int = 4, key_heads: int = 2, spread: float = 0.12, seed: int = 0
 ) -> Path:
     """Write model, tokenizer and processor into `folder` and return it."""
     raw = Tokenizer(models.BPE())

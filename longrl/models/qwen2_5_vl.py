@@ -102,7 +102,7 @@ def patches(student: Student, frames: np.ndarray | Tensor) -> tuple[Tensor, Grid
     """
     p = student.processor
     patch, merge, temporal = p.patch_size, p.merge_size, p.temporal_patch_size
-    x = torch.as_tensor(np.asarray(frames))
+    x = torch.tensor(np.asarray(frames))  # a copy: cached frames are read-only
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[3] != 3:
         raise ValueError(f"frames must be uint8 (T, height, width, 3), not {x.dtype} {tuple(x.shape)}")
     if x.shape[1] % (patch * merge) or x.shape[2] % (patch * merge):

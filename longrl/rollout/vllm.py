@@ -146,8 +146,12 @@ class Engine:
             )
             for request in requests
         ]
-        with _undisturbed():
-            outputs = self._llm.generate([self._input(request) for request in requests], params, use_tqdm=False)
+        try:
+            with _undisturbed():
+                outputs = self._llm.generate([self._input(request) for request in requests], params, use_tqdm=False)
+        except BaseException:
+            self.close()  # what was under way stays in vLLM's queue and would be answered to the next caller
+            raise
         results = []
         for request, output in zip(requests, outputs, strict=True):
             rollouts = [self._rollout(completion) for completion in sorted(output.outputs, key=lambda c: c.index)]
