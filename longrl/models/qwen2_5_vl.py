@@ -69,7 +69,9 @@ def load(folder: str | Path, dtype: torch.dtype | str = torch.float32, device: s
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     prepare(model)
-    return Student(model.to(device).train(), AutoTokenizer.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder))
+    return Student(
+        model.to(device).train(), AutoTokenizer.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder)
+    )
 
 
 def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
@@ -80,7 +82,9 @@ def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
         block.attn.forward = types.MethodType(_equal_windows, block.attn)
 
 
-def _equal_windows(self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, **kwargs: Any) -> Tensor:
+def _equal_windows(
+    self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, **kwargs: Any
+) -> Tensor:
     """Vision attention in which windows of one length are a batch; other cases go to the model's own code."""
     ends = cu_seqlens.tolist()
     length = ends[1] - ends[0]
@@ -89,7 +93,9 @@ def _equal_windows(self: Any, hidden_states: Tensor, cu_seqlens: Tensor, positio
     rows = hidden_states.shape[0]
     query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
     query, key = modeling_qwen2_5_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (x.view(rows // length, length, self.num_heads, -1).transpose(1, 2) for x in (query, key, value))
+    query, key, value = (
+        x.view(rows // length, length, self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
+    )
     out = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
     return self.proj(out.transpose(1, 2).reshape(rows, -1))
 
@@ -172,7 +178,9 @@ def token_embeds(student: Student, ids: Tensor, video_embeds: Tensor | None = No
     return embeds.masked_scatter(pads[..., None], video_embeds.to(embeds.dtype))
 
 
-def text_hidden(student: Student, embeds: Tensor, position_ids: Tensor, layout: attention.Layout | None = None) -> Tensor:
+def text_hidden(
+    student: Student, embeds: Tensor, position_ids: Tensor, layout: attention.Layout | None = None
+) -> Tensor:
     """Run the language model on embeddings (B, L, H) at positions (3, B, L): last hidden states (B, L, H), normed.
 
     Rows are causal and may be right-padded; with a `layout` they share a prefix (see `longrl.mrsp.attention`).

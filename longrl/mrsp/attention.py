@@ -111,15 +111,21 @@ def concatenated(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scal
     return torch.cat([prompt, unrows(own, layout)], 2)
 
 
-def _forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Flash attention on the CPU: output like `query` and its log-sum-exp, (B, A, L)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=bias, scale=scale
+    )
 
 
 def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     # the kernel reads lse as (B, L, A) in memory
     lse = lse.transpose(1, 2).contiguous().transpose(1, 2)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, query, key, value, out, lse, 0.0, causal, attn_mask=bias, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, query, key, value, out, lse, 0.0, causal, attn_mask=bias, scale=scale
+    )
 
 
 class Cascade(torch.autograd.Function):

@@ -132,7 +132,11 @@ def _forward(
     embeds = _embed(student, ids.to(device), videos, P)
     ragged = torch.tensor(lengths, device=device) if min(lengths) != P else None
     hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, Layout(P, G, R, ragged, kernel))
-    return hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)], torch.tensor(targets, device=device), counts
+    return (
+        hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)],
+        torch.tensor(targets, device=device),
+        counts,
+    )
 
 
 def _embed(student: Student, ids: Tensor, videos: list[Tensor], P: int) -> Tensor:

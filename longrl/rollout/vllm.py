@@ -291,7 +291,11 @@ def _environment(kv_cache_gib: int) -> Iterator[None]:
     """vLLM's settings, which it reads from the environment; what it adds there for child processes is taken back."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib))
     # Threads stay unbound: binding would tie the trainer, and every rank, to the same core.
-    for name, value in {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}.items():
+    for name, value in {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }.items():
         os.environ.setdefault(name, value)
     before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "LOCAL_WORLD_SIZE")}
     set_threads = torch.set_num_threads

@@ -9,15 +9,9 @@ import torch
 from longrl.models import qwen2_5_vl
 from longrl.mrsp import prefix
 from longrl.rollout import parity
-from longrl.rollout.vllm import Engine, EngineError, Request
+from longrl.rollout.vllm import EngineError, Request
 
 GRID, SPACING = (12, 4, 4), 1.7
-
-
-@pytest.fixture(scope="module")
-def engine(student_folder):
-    with Engine(student_folder, max_model_len=512) as engine:
-        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +19,10 @@ def student(loaded_student):
     return loaded_student
 
 
-def request(student, text="what moves", grid=GRID, spacing=SPACING, seed=0, **options):
+def request(student, text="what moves", grid=GRID, spacing=SPACING, film=0, **options):
     prompt = student.chat.prompt(text, grid, spacing)
     shape = (prompt.video_tokens, student.hidden_size)
-    embeds = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) if grid else None
+    embeds = torch.randn(shape, generator=torch.Generator().manual_seed(film)) if grid else None
     return Request(prompt, embeds, **{"n": 4, "max_tokens": 24, "seed": 7, **options})
 
 
@@ -44,7 +38,9 @@ def mixed(student, **options):
 
 def check(student, requests, rollouts, tolerance=1e-3, **options):
     names = [f"q{i}" for i in range(len(requests))]
-    return parity.check(student, names, [f"plan{i}" for i in range(len(names))], requests, rollouts, tolerance, **options)
+    return parity.check(
+        student, names, [f"plan{i}" for i in range(len(names))], requests, rollouts, tolerance, **options
+    )
 
 
 def test_the_trainer_agrees_with_the_engine_on_mixed_videos(engine, student):
@@ -69,7 +65,8 @@ def test_positions_equal_vllms_own(engine, student):
         seen.append((list(tokens), result[0]))
         return result
 
-    requests = mixed(student, n=1, max_tokens=2, seed=99)
+    requests = mixed(student, n=1, max_tokens=2)
+    engine.reset_caches()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(runner.model), "get_mrope_input_positions", spy)
         engine.generate(requests)
@@ -134,7 +131,7 @@ def test_the_group_shares_one_prefill(engine, student):
         return output
 
     engine.reset_caches()
-    long = request(student, grid=(48, 4, 4), seed=11, n=8, max_tokens=1)
+    long = request(student, grid=(48, 4, 4), film=11, n=8, max_tokens=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scheduler, "schedule", spy)
         engine.generate([long])
@@ -143,7 +140,7 @@ def test_the_group_shares_one_prefill(engine, student):
 
 
 def test_hundreds_of_requests_in_one_call(engine, student):
-    requests = [request(student, f"{i} moves", ((2, 4, 8)[i % 3], 4, 4), seed=i, n=1, max_tokens=4) for i in range(300)]
+    requests = [request(student, f"{i} moves", ((2, 4, 8)[i % 3], 4, 4), film=i, n=1, max_tokens=4) for i in range(300)]
     rollouts = engine.generate(requests)
     assert [len(group) for group in rollouts] == [1] * 300
 
@@ -166,7 +163,7 @@ def test_what_would_poison_vllm_is_refused_and_the_engine_lives_on(engine, stude
 
 @pytest.fixture
 def rolled_out(engine, student):
-    requests = [request(student, seed=3, max_tokens=16)]
+    requests = [request(student, film=3, max_tokens=16)]
     return requests, engine.generate(requests)
 
 
@@ -184,7 +181,7 @@ def test_another_prompt_in_the_trainer_is_caught(student, rolled_out, change):
 
 def test_another_frame_count_is_caught(student, rolled_out):
     requests, rollouts = rolled_out
-    fewer = request(student, grid=(6, 4, 4), seed=3)
+    fewer = request(student, grid=(6, 4, 4), film=3)
     fewer = dataclasses.replace(fewer, video_embeds=requests[0].video_embeds[::2])
     with pytest.raises(parity.ParityError, match=r"grid \(6, 4, 4\)"):
         check(student, [fewer], rollouts, 0.01)

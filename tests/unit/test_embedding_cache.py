@@ -82,7 +82,9 @@ def test_videos_are_encoded_once(tmp_path, films, frames, loaded_student):
     wanted = [(name, path, plan_frames(8.0, budget, 56, 56)) for name, path in films for budget in (2, 4)]
     first = encode_videos(loaded_student, cache, frames, wanted)
     assert (cache.hits, cache.misses) == (0, 4)
-    again = encode_videos(loaded_student, cache, FrameCache(tmp_path / "nothing"), [(n, "gone", p) for n, _, p in wanted])
+    again = encode_videos(
+        loaded_student, cache, FrameCache(tmp_path / "nothing"), [(n, "gone", p) for n, _, p in wanted]
+    )
     assert (cache.hits, cache.misses) == (4, 4)
     assert first.keys() == again.keys() == {(name, plan.digest) for name, _, plan in wanted}
     for key, video in first.items():
@@ -92,7 +94,9 @@ def test_videos_are_encoded_once(tmp_path, films, frames, loaded_student):
 
 def test_an_embedding_is_the_towers_own(tmp_path, films, frames, loaded_student):
     (name, path), plan = films[0], plan_frames(8.0, 4, 56, 56)
-    ours = encode_videos(loaded_student, EmbeddingCache(tmp_path / "e"), frames, [(name, path, plan)])[name, plan.digest]
+    ours = encode_videos(loaded_student, EmbeddingCache(tmp_path / "e"), frames, [(name, path, plan)])[
+        name, plan.digest
+    ]
     pixels, grid = qwen2_5_vl.patches(loaded_student, frames.get(name, path, plan))
     with torch.no_grad():
         (theirs,) = loaded_student.model.get_video_features(pixels, torch.tensor([grid])).pooler_output
