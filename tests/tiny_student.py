@@ -52,18 +52,20 @@ def build_student(
         "rope_theta": 1e3,
     }
     config = Qwen2_5_VLConfig(
-        text_config=dict(
+        text_config=dict(  # noqa: C408
             vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-            num_attention_heads=heads, num_key_value_heads=key_heads, max_position_embeddings=32768, rope_parameters=rope,
-            initializer_range=spread, bos_token_id=0, eos_token_id=ids["<|im_end|>"], pad_token_id=0, tie_word_embeddings=True,
+            num_attention_heads=heads, num_key_value_heads=key_heads, max_position_embeddings=32768,
+            rope_parameters=rope, initializer_range=spread, bos_token_id=0, eos_token_id=ids["<|im_end|>"], pad_token_id=0,
+            tie_word_embeddings=True,
         ),
-        vision_config=dict(
+        vision_config=dict(  # noqa: C408
             depth=2, hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=hidden, patch_size=14,
             spatial_merge_size=2, temporal_patch_size=2, window_size=56, fullatt_block_indexes=[1], tokens_per_second=2,
             initializer_range=spread,
         ),
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"], tie_word_embeddings=True,
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+        tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = Qwen2_5_VLForConditionalGeneration(config)

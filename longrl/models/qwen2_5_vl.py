@@ -17,6 +17,7 @@ import json
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from longrl.mrsp import attention
 class Student:
     """A Qwen2.5-VL with what is needed to feed it."""
 
-    model: Qwen2_5_VLForConditionalGeneration
+    model: Any  # Qwen2_5_VLForConditionalGeneration
     tokenizer: Any
     processor: Any  # the video processor: patch sizes, colour mean and deviation
     chat: ChatFormat = field(init=False)
@@ -67,14 +68,14 @@ def load(folder: str | Path, dtype: torch.dtype | str = torch.float32, device: s
     if (kind := json.loads(path.read_text()).get("model_type")) != "qwen2_5_vl":
         raise ValueError(f"{folder} is a {kind!r} model; longrl trains qwen2_5_vl")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     prepare(model)
     return Student(
         model.to(device).train(), AutoTokenizer.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder)
     )
 
 
-def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def prepare(model: Any) -> None:
     """Turn on shared-prefix attention in the language model and batched windows in the tower."""
     attention.register()
     model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
@@ -88,7 +89,7 @@ def _equal_windows(
     """Vision attention in which windows of one length are a batch; other cases go to the model's own code."""
     ends = cu_seqlens.tolist()
     length = ends[1] - ends[0]
-    if any(b - a != length for a, b in zip(ends, ends[1:])):
+    if any(b - a != length for a, b in pairwise(ends)):
         return type(self).forward(self, hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
     rows = hidden_states.shape[0]
     query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)

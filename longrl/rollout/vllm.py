@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class Engine:
         folder: str | Path,
         max_model_len: int = 4096,
         seed: int = 0,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         max_num_seqs: int = 256,
         kv_cache_gib: int = 1,
         memory_share: float = 0.4,
@@ -116,7 +116,8 @@ class Engine:
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
-            self._llm.llm_engine.engine_core._finalizer.detach()
+            client: Any = self._llm.llm_engine.engine_core
+            client._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
         self.chat = ChatFormat(self._llm.get_tokenizer())
         self._hidden = hidden_size or self._llm.llm_engine.model_config.get_hidden_size()
@@ -275,7 +276,8 @@ def _register_transfer() -> None:
             reload.initialize_layerwise_reload(self.model)  # unpacks the CPU's packed weights
 
         def receive_weights(self, update_info: Any) -> None:
-            self.model.load_weights(update_info.weights)
+            model: Any = self.model
+            model.load_weights(update_info.weights)
 
         def finish_weight_update(self) -> None:
             reload.finalize_layerwise_reload(self.model, self.model_config)
