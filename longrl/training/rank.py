@@ -19,11 +19,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from longrl.errors import LongrlError
+
 LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
 PR_SET_PDEATHSIG = 1
 
 
-class TrainingError(RuntimeError):
+class TrainingError(LongrlError):
     """Training can't go on; the message says why and what to do. It reaches the person as it is, without a log."""
 
 
