@@ -191,7 +191,9 @@ class Engine:
         """Read what `save` wrote with as many ranks and the same ZeRO stage."""
         path, state = self._engine.load_checkpoint(folder, tag="engine")
         if path is None:
-            raise TrainingError(f"{folder} holds no DeepSpeed checkpoint; delete it to start this stage from its beginning")
+            raise TrainingError(
+                f"{folder} holds no DeepSpeed checkpoint; delete it to start this stage from its beginning"
+            )
         self.skipped = state["skipped"]
 
 

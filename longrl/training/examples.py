@@ -25,7 +25,10 @@ from longrl.video.sample import FramePlan, plan_frames
 
 KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "questions")
 DRILL = (16, 24)  # different tokens shown, tokens to be copied from them
-CLIP_SHIFT, VIDEO_SHIFT = 40, 25  # text after a short video is moved by up to this many positions, as after a longer one
+CLIP_SHIFT, VIDEO_SHIFT = (
+    40,
+    25,
+)  # text after a short video is moved by up to this many positions, as after a longer one
 LETTER = re.compile(r"\(([A-Z])\)")
 
 
@@ -128,7 +131,9 @@ class Examples:
         self.questions: dict[str, list[dict[str, Any]]] = {}
         for row in mine.iter_rows(named=True):
             self.questions.setdefault(row["video_id"], []).append(row)
-        self.videos = {row["video_id"]: row for row in videos.iter_rows(named=True) if row["video_id"] in self.questions}
+        self.videos = {
+            row["video_id"]: row for row in videos.iter_rows(named=True) if row["video_id"] in self.questions
+        }
         self.clips: dict[str, list[dict[str, Any]]] = {}
         for row in captions.sort("video_id", "index").iter_rows(named=True):
             if row["video_id"] in self.questions:
@@ -225,7 +230,9 @@ class Examples:
 
 
 @lru_cache(maxsize=65536)
-def plan(duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None) -> FramePlan:
+def plan(
+    duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None
+) -> FramePlan:
     """`plan_frames` at the student's frame size, remembered with its digest."""
     return plan_frames(duration, budget, frames.height, frames.width, start, end)
 

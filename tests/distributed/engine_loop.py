@@ -1,6 +1,5 @@
 """Ranks of test_engine: a few steps on fixed groups, shared out over the ranks; metrics to a file of rank 0."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -47,7 +46,9 @@ def main(job, messages):
         mine = everything[rank::ranks]
         halves = [mine[: len(mine) // 2], mine[len(mine) // 2 :]]  # two forwards a step: accumulation
         poison = float("nan") if step in job.get("poison", ()) else 1.0
-        local = sum(engine.loss(lambda half=half: batch_loss(student, half, poison * engine.share(tokens))) for half in halves)
+        local = sum(
+            engine.loss(lambda half=half: batch_loss(student, half, poison * engine.share(tokens))) for half in halves
+        )
         norm = engine.step(job["rate"])
         (loss,) = engine.total(local / ranks)
         messages.send("metrics", rank=rank, step=step, loss=loss, norm=norm, skipped=engine.skipped)

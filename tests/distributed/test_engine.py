@@ -44,7 +44,14 @@ def run(model, folder, ranks=2, **job):
         if message["kind"] == "metrics":
             curves.setdefault(message["rank"], []).append(message)
 
-    job = {"model": str(model), "folder": str(folder), "dtype": "float32", "zero_stage": 0, "steps": STEPS, "rate": RATE} | job
+    job = {
+        "model": str(model),
+        "folder": str(folder),
+        "dtype": "float32",
+        "zero_stage": 0,
+        "steps": STEPS,
+        "rate": RATE,
+    } | job
     try:
         launch("tests.distributed.engine_loop", job, ranks, folder, listen)
     finally:
