@@ -1,3 +1,21 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def student_folder(tmp_path_factory):
+    """A small random Qwen2.5-VL as a Hugging Face folder; do not write into it."""
+    from tests.tiny_student import build_student
+
+    return build_student(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="session")
+def loaded_student(student_folder):
+    """The same, loaded in float32; do not change its weights."""
+    from longrl.models import qwen2_5_vl
+
+    return qwen2_5_vl.load(student_folder)

@@ -55,12 +55,6 @@ class Student:
     def device(self) -> torch.device:
         return self.model.device
 
-    def save(self, folder: str | Path) -> None:
-        """Write an ordinary Hugging Face folder that transformers and vLLM load with their own code."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
-
 
 def load(folder: str | Path, dtype: torch.dtype | str = torch.float32, device: str | torch.device = "cpu") -> Student:
     """Load a Hugging Face folder in training mode, with shared-prefix attention in reach.

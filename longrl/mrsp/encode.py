@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,10 +11,8 @@ from longrl.models import qwen2_5_vl
 from longrl.models.chat import Grid
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
-
-if TYPE_CHECKING:
-    from longrl.video.decode import FrameCache
-    from longrl.video.sample import FramePlan
+from longrl.video.decode import DecodeError, FrameCache
+from longrl.video.sample import FramePlan
 
 PATCHES = 16_384  # patches in one call of the tower: bounds its memory
 
@@ -33,8 +30,6 @@ def encode_videos(
     What is not in the cache is decoded, encoded with the tower as it is now and stored. A video that cannot be decoded
     raises `DecodeError`; with `failures` given, its id and reason are put there instead and it is left out.
     """
-    from longrl.video.decode import DecodeError  # here, so that reading a cache needs no decoder
-
     tower, dtype = qwen2_5_vl.tower_digest(student), str(student.model.dtype).removeprefix("torch.")
     found: dict[tuple[str, str], VideoEmbeds] = {}
     batch: list[tuple[EmbeddingKey, torch.Tensor, Grid]] = []

@@ -19,22 +19,25 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from longrl.errors import LongrlError
 from longrl.models.chat import ChatFormat, Prompt
 
 BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-class EngineError(RuntimeError):
+class EngineError(LongrlError):
     """The rollout engine cannot do what was asked; the message says which request and why."""
 
 
@@ -112,6 +115,8 @@ class Engine:
                 weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
                 **options,
             )
+            # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
+            self._llm.llm_engine.engine_core._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
         self.chat = ChatFormat(self._llm.get_tokenizer())
         self._hidden = hidden_size or self._llm.llm_engine.model_config.get_hidden_size()
@@ -182,13 +187,18 @@ class Engine:
             return
         from vllm.distributed import parallel_state
 
-        self._llm.llm_engine.engine_core.shutdown()
+        core = self._llm.llm_engine.engine_core.engine_core
+        core.structured_output_manager.clear_backend()
+        core.model_executor.shutdown()
+        core.scheduler.shutdown()
         self._llm = None
+        gc.unfreeze()
         parallel_state.destroy_model_parallel()
         if self._owns_group:
             parallel_state.destroy_distributed_environment()
-        else:
-            parallel_state._WORLD = None  # the group itself is the trainer's
+        elif parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+            parallel_state._WORLD = None
         gc.collect()
 
     def __enter__(self) -> Engine:
@@ -273,7 +283,7 @@ def _register_transfer() -> None:
 
 
 @contextmanager
-def _environment(kv_cache_gib: int) -> Any:
+def _environment(kv_cache_gib: int) -> Iterator[None]:
     """vLLM's settings, which it reads from the environment; what it adds there for child processes is taken back."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib))
     # Threads stay unbound: binding would tie the trainer, and every rank, to the same core.
@@ -293,12 +303,8 @@ def _environment(kv_cache_gib: int) -> Any:
 
 
 @contextmanager
-def _undisturbed() -> Any:
+def _undisturbed() -> Iterator[None]:
     """Keep the trainer's random state: vLLM seeds and draws from the global generators."""
-    import random
-
-    import numpy as np
-
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         yield
