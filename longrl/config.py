@@ -209,6 +209,9 @@ class RlSettings(Settings):
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
+    ranks: int = Field(
+        2, ge=1, description="Data-parallel processes on this machine, each with its own rollout engine."
+    )
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
 
 

@@ -65,12 +65,12 @@ def die_with_launcher(lifeline: int) -> None:
 
 
 def main(module: str, job: str) -> None:
-    """Run `module.main(job, messages)`; a `TrainingError` is sent to the launcher as a message."""
+    """Run `module.main(job, messages)`; a `LongrlError`, written for people, is sent to the launcher."""
     die_with_launcher(int(os.environ[LIFELINE]))
     messages = Messages(int(os.environ[MESSAGES]))
     try:
         importlib.import_module(module).main(json.loads(Path(job).read_text()), messages)
-    except TrainingError as error:
+    except LongrlError as error:
         messages.send("error", message=str(error))
         raise
     sys.stdout.flush()
