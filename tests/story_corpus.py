@@ -20,6 +20,8 @@ from longrl.video import stories
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 from tests.tiny_student import build_student
 
+SPLITS = ("sft", "sft", "rl", "eval")
+
 
 @dataclass
 class Corpus:
@@ -32,8 +34,12 @@ class Corpus:
     model: ArtifactRef
 
 
-def make_corpus(root: Path, count: int, splits: Sequence[str] = ("sft", "sft", "rl", "eval"), **student: Any) -> Corpus:
-    """`count` stories; story i belongs to `splits[i % len(splits)]`. `student` goes to `build_student`."""
+def make_corpus(
+    root: Path, count: int, splits: Sequence[str] = ("sft", "sft", "rl", "eval"), brief: bool = False, **student: Any
+) -> Corpus:
+    """`count` stories; story i belongs to `splits[i % len(splits)]`. With `brief`, chains of thought are a
+    word long. `student` goes to `build_student`.
+    """
     films = root / "films"
     stories.write_corpus(films, first_seed=0, count=count)
     warehouse = Warehouse(root / "warehouse")
@@ -43,7 +49,7 @@ def make_corpus(root: Path, count: int, splits: Sequence[str] = ("sft", "sft", "
     for number, row in enumerate(videos.table().sort("path").iter_rows(named=True)):
         story = truth[Path(row["path"]).name]
         captions += caption_rows(row["video_id"], story)
-        for question in question_rows(row["video_id"], story):
+        for question in question_rows(row["video_id"], story, brief):
             questions.append(question | {"split": splits[number % len(splits)]})
     texts = [caption["caption"] for caption in captions] + [row["reasoning"] for row in questions]
 
@@ -82,7 +88,7 @@ def caption_rows(video_id: str, story: stories.Story) -> list[dict[str, Any]]:
     ]
 
 
-def question_rows(video_id: str, story: stories.Story) -> list[dict[str, Any]]:
+def question_rows(video_id: str, story: stories.Story, brief: bool = False) -> list[dict[str, Any]]:
     """One question in each category, four options each."""
     draw = random.Random(video_id)
     chain = " ".join(f"clip {n}: {s.actor} visits the {s.corner} {s.place}." for n, s in enumerate(story.scenes, 1))
@@ -106,8 +112,8 @@ def question_rows(video_id: str, story: stories.Story) -> list[dict[str, Any]]:
                 "question": question,
                 "options": options,
                 "answer": letter,
-                "reasoning": chain,
-                "conclusion": f"so {right} ({letter})",
+                "reasoning": "the" if brief else chain,
+                "conclusion": "" if brief else f"so {right} ({letter})",
                 "evidence": [0],
                 "teacher": "truth",
             }

@@ -130,7 +130,7 @@ class Engine:
         return self._engine.device
 
     def share(self, tokens: float) -> float:
-        """Factor for a sum over this rank's tokens that makes the averaged gradient a mean over `tokens` global ones."""
+        """Factor for this rank's sum that makes the averaged gradient a mean over `tokens` global ones."""
         return self.ranks / max(tokens, 1e-9)
 
     def loss(self, function: Callable[[], Tensor]) -> float:

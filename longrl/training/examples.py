@@ -80,7 +80,7 @@ def plain_turn(prompt: str, response: str) -> Turn:
 
 
 def tokenize(chat: ChatFormat, response: str, spans: tuple[tuple[int, float], ...]) -> tuple[list[int], list[float]]:
-    """Ids of a response, its end of turn included, and each token's weight: that of the span its last character is in."""
+    """Ids of a response with its end of turn, and each token's weight: that of the span its last character is in."""
     encoding = chat.tokenizer(
         response, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
     )

@@ -120,9 +120,7 @@ class Embeddings:
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
         if not kept:
-            raise TrainingError(
-                "the split rl has no question on a video that can be decoded; raise its share in curate"
-            )
+            raise TrainingError("no question of the split rl has a video that can be decoded; lower curate.sft_share")
         return kept
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> vllm.Request:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,18 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     student = qwen2_5_vl.load(job["model"], settings.dtype, device)
     student.model.model.visual.requires_grad_(not settings.freeze_vision)
 
-    tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
     special = set(student.tokenizer.all_special_ids)
     words = [token for token in range(len(student.tokenizer)) if token not in special]
-    examples = Examples(settings, frames, **tables, seed=job["seed"], words=words)
+    videos, captions, dataset = (
+        ArtifactRef(**job["tables"][name]).table() for name in ("videos", "captions", "dataset")
+    )
+    draw = partial(Examples, settings, frames, videos, captions, dataset, job["seed"], words)
+    examples = draw()
     cache = FrameCache(job["frame_cache"])
     if broken := decode(examples.views(), cache, rank, ranks, messages):
         for video_id, reason in sorted(broken.items()) if rank == 0 else ():
             messages.send("reject", item=video_id, rule="decode", reason=reason)
-        examples = Examples(settings, frames, **tables, seed=job["seed"], words=words, broken=list(broken))
+        examples = draw(broken=list(broken))
 
     engine = Engine(
         student.model,
