@@ -13,6 +13,7 @@ Where it departs from a DeepSpeed script as usually written:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float)
 
 def join(device: str) -> tuple[int, int]:
     """Join the process group; returns (rank, ranks). Call it once, before anything else of DeepSpeed."""
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else 60 s of C++ compilation
     deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)

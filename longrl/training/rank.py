@@ -19,7 +19,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from longrl.errors import LongrlError
+from longrl.errors import LongrlError, Transient
 
 LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
 PR_SET_PDEATHSIG = 1
@@ -27,6 +27,10 @@ PR_SET_PDEATHSIG = 1
 
 class TrainingError(LongrlError):
     """Training can't go on; the message says why and what to do. It reaches the person as it is, without a log."""
+
+
+class RankLost(TrainingError, Transient):
+    """A rank was killed from outside; run again, the stage goes on from its last checkpoint."""
 
 
 class Messages:
