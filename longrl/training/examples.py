@@ -10,6 +10,7 @@ larger ones more often, so that the student answers at every budget.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Sequence
@@ -207,15 +208,19 @@ class Examples:
         return View(video_id, video["path"], plan(video["duration"], budget, self.frames))
 
     def clip_view(self, clip: dict[str, Any]) -> View:
-        """One clip, its frames as far apart as the whole video's are at the full budget."""
+        """What a clip's caption tells of: two frames for each visit where the teacher saw some, else the whole clip.
+
+        A small model learns to see from few telling frames; from all of a clip it learns slowly which ones matter.
+        """
         video = self.videos[clip["video_id"]]
-        share = (min(clip["end"], video["duration"]) - clip["start"]) / video["duration"]
-        budget = max(2, round(self.frames.budget * share / 2) * 2)
-        return View(
-            clip["video_id"],
-            video["path"],
-            plan(video["duration"], budget, self.frames, clip["start"], min(clip["end"], video["duration"])),
-        )
+        end = min(clip["end"], video["duration"])
+        visits = json.loads(clip["facts"]).get("visits", [])
+        if visits and clip["start"] <= visits[0]["start"] < visits[-1]["end"] <= end:
+            span, budget = (visits[0]["start"], visits[-1]["end"]), 2 * len(visits)
+        else:  # frames as far apart as the whole video's are at the full budget
+            share = (end - clip["start"]) / video["duration"]
+            span, budget = (clip["start"], end), max(2, round(self.frames.budget * share / 2) * 2)
+        return View(clip["video_id"], video["path"], plan(video["duration"], budget, self.frames, *span))
 
     def views(self) -> list[View]:
         """Every view that some step may ask for, video by video."""

@@ -1,5 +1,7 @@
 """What a step of SFT draws: reproducibly, from its split alone, with the right weights."""
 
+import json
+import random
 from pathlib import Path
 
 import polars as pl
@@ -77,6 +79,14 @@ def test_all_views_of_all_steps_are_announced(tables):
     assert {len(view.plan.times) for view in drawn} == {4, 8, 16, 32}
 
 
+def test_a_clip_is_shown_where_the_teacher_saw_something(tables):
+    examples = make(tables)
+    clip = dict(tables["captions"].row(0, named=True))
+    assert len(examples.clip_view(clip).plan.times) == 8  # a quarter of the video, a quarter of its 32 frames
+    clip["facts"] = json.dumps({"visits": [{"start": 2.0, "end": 6.0}]})
+    assert examples.clip_view(clip).plan.times == (3.0, 5.0)
+
+
 def test_an_epoch_shows_everything_once():
     cycle = Cycle("x", list(range(10)))
     assert sorted(cycle.take(0, 10)) == sorted(cycle.take(10, 10)) == list(range(10))
@@ -141,8 +151,6 @@ def test_reading_gives_the_chain_for_nothing(chat):
 
 
 def test_drill_copies_runs_of_what_it_showed():
-    import random
-
     shown, copied, weights = copy_drill(range(1000), random.Random(3))
     assert len(set(shown)) == len(shown)
     for before, token, weight in zip(copied, copied[1:], weights[1:], strict=False):
