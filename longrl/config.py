@@ -167,8 +167,9 @@ class SftSettings(Settings):
 
     phases: tuple[Phase, ...] = Field((Phase(name="questions", steps=100, mixture=Mixture(questions=8)),))
     questions_per_video: int = Field(5, ge=1, description="Questions that share one encoding of their video in a step.")
-    loss_weights: tuple[float, float, float] = Field(
-        (1.0, 1.0, 1.0), description="Weights of the tokens of reasoning, conclusion and answer."
+    loss_weights: tuple[float, float, float, float] = Field(
+        (0.5, 1.0, 1.0, 2.0),
+        description="Weights of the tokens of reasoning, conclusion, answer, and of option letters in the conclusion.",
     )
     freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
@@ -208,6 +209,9 @@ class RlSettings(Settings):
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
+    ranks: int = Field(
+        2, ge=1, description="Data-parallel processes on this machine, each with its own rollout engine."
+    )
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
 
 

@@ -32,6 +32,7 @@ class Group:
 
     `prompt` gives the tokens up to the split and their positions; `suffixes` are token ids from the split on;
     `scored[i]` is the first scored token of suffix i (at least 1: the token before it is needed to predict it).
+    `shift` moves the suffixes' positions on, as if the video were longer: SFT on short clips uses it.
     """
 
     prompt: Prompt
@@ -39,6 +40,7 @@ class Group:
     prefix: list[int]
     suffixes: list[list[int]]
     scored: list[int]
+    shift: int = 0
 
 
 def response_group(prompt: Prompt, video_embeds: Tensor | None, responses: Sequence[Sequence[int]]) -> Group:
@@ -121,7 +123,7 @@ def _forward(
         block = qwen2_5_vl.positions(student, group.prompt, extra=R)[:, : n + R]
         ids[b, :n] = torch.tensor(group.prefix)
         position_ids[:, b, :n] = block[:, :n]
-        position_ids[:, b, P:] = block[:, n:].repeat(1, G)
+        position_ids[:, b, P:] = block[:, n:].repeat(1, G) + group.shift
         for g, (suffix, first) in enumerate(zip(group.suffixes, group.scored, strict=True)):
             if first < 1:
                 raise ValueError(f"group {b}, suffix {g}: the first scored token needs a token before it")

@@ -13,6 +13,7 @@ Where it departs from a DeepSpeed script as usually written:
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float)
 
 def join(device: str) -> tuple[int, int]:
     """Join the process group; returns (rank, ranks). Call it once, before anything else of DeepSpeed."""
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else 60 s of C++ compilation
     deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo", verbose=False)
@@ -130,7 +133,7 @@ class Engine:
         return self._engine.device
 
     def share(self, tokens: float) -> float:
-        """Factor for a sum over this rank's tokens that makes the averaged gradient a mean over `tokens` global ones."""
+        """Factor for this rank's sum that makes the averaged gradient a mean over `tokens` global ones."""
         return self.ranks / max(tokens, 1e-9)
 
     def loss(self, function: Callable[[], Tensor]) -> float:
@@ -191,7 +194,9 @@ class Engine:
         """Read what `save` wrote with as many ranks and the same ZeRO stage."""
         path, state = self._engine.load_checkpoint(folder, tag="engine")
         if path is None:
-            raise TrainingError(f"{folder} holds no DeepSpeed checkpoint; delete it to start this stage from its beginning")
+            raise TrainingError(
+                f"{folder} holds no DeepSpeed checkpoint; delete it to start this stage from its beginning"
+            )
         self.skipped = state["skipped"]
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from longrl.training.rank import LIFELINE, MESSAGES, TrainingError
+from longrl.training.rank import LIFELINE, MESSAGES, RankLost, TrainingError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 LOG_TAIL = 25  # lines of a failed rank's log that go into the error
@@ -41,7 +41,8 @@ def launch(
     `job` (JSON-serialisable) is written to `folder/.job.json`; each rank's output goes to `folder/.logs/rank-<n>.log`;
     `listen` gets every message of every rank, a dictionary with "kind". `threads` is OMP_NUM_THREADS of a rank.
 
-    Raises `TrainingError` with the rank's own words, or with its exit status and the end of its log.
+    Raises `TrainingError` with the rank's own words, or with its exit status and the end of its log; `RankLost` when it
+    was killed by a signal.
     """
     logs = folder / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,8 @@ def supervise(
                 break
         if failed:  # a rank that lost its peer exits by itself a little later: name the one that was killed first
             first = min(failed, key=lambda rank: statuses[rank] or 0)
-            raise TrainingError(describe_failure(first, statuses[first] or 0, logs))
+            status = statuses[first] or 0
+            raise (RankLost if status < 0 else TrainingError)(describe_failure(first, status, logs))
         if ended:
             return
 

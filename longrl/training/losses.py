@@ -45,7 +45,7 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def truncated_importance(trainer_logprobs: Tensor, rollout_logprobs: Tensor, cap: float = 2.0) -> Tensor:
-    """Weight that corrects for sampling with another engine than the one that is trained: min(p_trainer / p_rollout, cap).
+    """Weight that corrects for sampling with another engine than the trained one: min(p_trainer / p_rollout, cap).
 
     Detached. Source: Yao et al., "Your efficient RL framework secretly brings you off-policy RL training" (2025), TIS.
 

@@ -19,12 +19,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from longrl.errors import LongrlError, Transient
+
 LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
 PR_SET_PDEATHSIG = 1
 
 
-class TrainingError(RuntimeError):
+class TrainingError(LongrlError):
     """Training can't go on; the message says why and what to do. It reaches the person as it is, without a log."""
+
+
+class RankLost(TrainingError, Transient):
+    """A rank was killed from outside; run again, the stage goes on from its last checkpoint."""
 
 
 class Messages:
@@ -63,12 +69,12 @@ def die_with_launcher(lifeline: int) -> None:
 
 
 def main(module: str, job: str) -> None:
-    """Run `module.main(job, messages)`; a `TrainingError` is sent to the launcher as a message."""
+    """Run `module.main(job, messages)`; a `LongrlError`, written for people, is sent to the launcher."""
     die_with_launcher(int(os.environ[LIFELINE]))
     messages = Messages(int(os.environ[MESSAGES]))
     try:
         importlib.import_module(module).main(json.loads(Path(job).read_text()), messages)
-    except TrainingError as error:
+    except LongrlError as error:
         messages.send("error", message=str(error))
         raise
     sys.stdout.flush()

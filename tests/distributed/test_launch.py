@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from longrl.training.launch import launch
-from longrl.training.rank import TrainingError
+from longrl.training.rank import RankLost, TrainingError
 
 LOOP = """
 import os, signal, sys, time
@@ -90,7 +90,7 @@ def test_failed_rank_takes_the_others_down_and_shows_its_log(run):
 
 
 def test_killed_rank_is_named_with_its_signal(run):
-    with pytest.raises(TrainingError, match="rank 1 was ended by SIGKILL"):
+    with pytest.raises(RankLost, match="rank 1 was ended by SIGKILL"):
         run("killed")
     assert wait_until_gone(pids(run.seen))
 

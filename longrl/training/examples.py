@@ -1,0 +1,278 @@
+"""Training examples: which videos and texts a step of SFT sees, and how much each token weighs.
+
+Examples are a pure function of (tables, settings, seed, step), so a resumed run needs only its step number and every
+rank can draw the whole step and keep its share. Each kind goes through its items in shuffled epochs: nothing is seen
+twice before everything has been seen once. Only rows and videos of the split "sft" are ever drawn.
+
+All videos of a step share one frame budget (equal lengths batch without padding); budgets change from step to step,
+larger ones more often, so that the student answers at every budget.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from longrl.config import FrameSettings, Phase, SftSettings
+from longrl.models.chat import ChatFormat, answer_text, caption_text, question_text
+from longrl.video.sample import FramePlan, plan_frames
+
+KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "questions")
+DRILL = (16, 24)  # different tokens shown, tokens to be copied from them
+CLIP_SHIFT, VIDEO_SHIFT = (
+    40,
+    25,
+)  # text after a short video is moved by up to this many positions, as after a longer one
+LETTER = re.compile(r"\(([A-Z])\)")
+
+
+@dataclass(frozen=True)
+class View:
+    """A span of a video as the student sees it."""
+
+    video_id: str
+    path: str
+    plan: FramePlan
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One user turn and the response to learn, as texts; `weights` are spans (end of span in characters, weight)."""
+
+    prompt: str
+    response: str
+    weights: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Turns that share one video, or none; a drill has tokens in place of a turn."""
+
+    kind: str
+    view: View | None = None
+    turns: tuple[Turn, ...] = ()
+    drill: tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]] | None = None  # shown, to copy, weights
+    shift: int = 0
+
+
+def question_turn(row: dict[str, Any], weights: Sequence[float], reading: bool = False) -> Turn:
+    """A question with its chain of thought; for `reading` the chain is given for nothing (weight 0)."""
+    response = answer_text(row["reasoning"], row["conclusion"], row["answer"])
+    reasoning, conclusion, answer, letter = weights
+    start = len("<think>") + len(row["reasoning"].strip())
+    end = response.rindex("</think>")
+    spans = [(start, 0.0 if reading else reasoning)]
+    for match in LETTER.finditer(response, start, end):
+        spans += [(match.start(), conclusion), (match.end(), letter)]
+    spans += [(end, conclusion), (len(response), answer)]
+    return Turn(question_text(row["question"], row["options"]), response, tuple(spans))
+
+
+def plain_turn(prompt: str, response: str) -> Turn:
+    """A turn whose response tokens all weigh 1."""
+    return Turn(prompt, response, ((len(response), 1.0),))
+
+
+def tokenize(chat: ChatFormat, response: str, spans: tuple[tuple[int, float], ...]) -> tuple[list[int], list[float]]:
+    """Ids of a response with its end of turn, and each token's weight: that of the span its last character is in."""
+    encoding = chat.tokenizer(
+        response, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
+    weights = [next(weight for end, weight in spans if stop <= end) for _, stop in encoding["offset_mapping"]]
+    return [*encoding["input_ids"], chat.end], [*weights, spans[-1][1]]
+
+
+@dataclass
+class Cycle:
+    """Endless shuffled epochs over some items; position p is the same item in every process."""
+
+    name: str
+    items: Sequence[Any]
+    _orders: dict[int, list[int]] = field(default_factory=dict, repr=False)
+
+    def take(self, start: int, count: int) -> list[Any]:
+        """Items at positions start .. start + count - 1."""
+        return [self.items[self._order(p // len(self.items))[p % len(self.items)]] for p in range(start, start + count)]
+
+    def _order(self, epoch: int) -> list[int]:
+        if epoch not in self._orders:
+            order = list(range(len(self.items)))
+            random.Random(f"{self.name} {epoch}").shuffle(order)
+            self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
+        return self._orders[epoch]
+
+
+class Examples:
+    """Draws the examples of any step.
+
+    `videos`, `captions` and `dataset` are the stages' tables; `words` are the token ids drills are made of; `broken`
+    names videos to leave out. Raises `ValueError` when a phase asks for a kind of which there is no item.
+    """
+
+    def __init__(
+        self,
+        settings: SftSettings,
+        frames: FrameSettings,
+        videos: pl.DataFrame,
+        captions: pl.DataFrame,
+        dataset: pl.DataFrame,
+        seed: int,
+        words: Sequence[int] = (),
+        broken: Sequence[str] = (),
+    ):
+        self.settings, self.frames, self.seed, self.words = settings, frames, seed, list(words)
+        mine = dataset.filter((pl.col("split") == "sft") & ~pl.col("video_id").is_in(list(broken))).sort("question_id")
+        self.questions: dict[str, list[dict[str, Any]]] = {}
+        for row in mine.iter_rows(named=True):
+            self.questions.setdefault(row["video_id"], []).append(row)
+        self.videos = {
+            row["video_id"]: row for row in videos.iter_rows(named=True) if row["video_id"] in self.questions
+        }
+        self.clips: dict[str, list[dict[str, Any]]] = {}
+        for row in captions.sort("video_id", "index").iter_rows(named=True):
+            if row["video_id"] in self.questions:
+                self.clips.setdefault(row["video_id"], []).append(row)
+        ids = sorted(self.questions)
+        items: dict[str, list[Any]] = {
+            "copy_drill": [None],
+            "clip_captions": [clip for video_id in ids for clip in self.clips.get(video_id, [])],
+            "video_captions": [video_id for video_id in ids if video_id in self.clips],
+            "reading": [row for video_id in ids for row in self.questions[video_id]],
+            "questions": ids,
+        }
+        self.cycles = {kind: Cycle(f"{seed} {kind}", rows) for kind, rows in items.items()}
+        for phase in settings.phases:
+            for kind in self.kinds(phase):
+                if phase.steps and not items[kind]:
+                    raise ValueError(f"phase {phase.name!r} asks for {kind}, but the split sft has none")
+
+    @staticmethod
+    def kinds(phase: Phase) -> list[str]:
+        """The kinds a phase mixes, in a fixed order."""
+        return [kind for kind in KINDS if getattr(phase.mixture, kind)]
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.settings.phases)
+
+    def phase(self, step: int) -> tuple[Phase, int]:
+        """The phase of step 1, 2, ... and the step's number in it, from 1."""
+        for phase in self.settings.phases:
+            if step <= phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise IndexError("past the last step")
+
+    def step(self, step: int) -> dict[str, list[Example]]:
+        """All examples of a step, by kind, for all ranks together."""
+        phase, within = self.phase(step)
+        before = self.settings.phases[: self.settings.phases.index(phase)]
+        draw = random.Random(f"{self.seed} step {step}")
+        budgets = sorted(self.frames.budgets)
+        budget = draw.choices(budgets, range(1, len(budgets) + 1))[0]
+        examples = {}
+        for kind in self.kinds(phase):
+            count = getattr(phase.mixture, kind)
+            start = sum(p.steps * getattr(p.mixture, kind) for p in before) + (within - 1) * count
+            items = self.cycles[kind].take(start, count)
+            shift = draw.randrange(CLIP_SHIFT if kind == "clip_captions" else VIDEO_SHIFT)
+            examples[kind] = [self._example(kind, item, budget, shift, draw) for item in items]
+        return examples
+
+    def _example(self, kind: str, item: Any, budget: int, shift: int, draw: random.Random) -> Example:
+        if kind == "copy_drill":
+            return Example(kind, drill=copy_drill(self.words, draw))
+        if kind == "clip_captions":
+            turn = plain_turn(caption_text(), item["caption"])
+            return Example(kind, self.clip_view(item), (turn,), shift=shift)
+        if kind == "video_captions":
+            turn = plain_turn(caption_text(), described(self.clips[item]))
+            return Example(kind, self.view(item, budget), (turn,), shift=shift)
+        if kind == "reading":
+            return Example(kind, turns=(question_turn(item, self.settings.loss_weights, reading=True),))
+        chosen = spread(self.questions[item], self.settings.questions_per_video, draw)
+        turns = tuple(question_turn(row, self.settings.loss_weights) for row in chosen)
+        return Example(kind, self.view(item, budget), turns)
+
+    def view(self, video_id: str, budget: int) -> View:
+        """The whole video with this frame budget."""
+        video = self.videos[video_id]
+        return View(video_id, video["path"], plan(video["duration"], budget, self.frames))
+
+    def clip_view(self, clip: dict[str, Any]) -> View:
+        """What a clip's caption tells of: two frames for each visit where the teacher saw some, else the whole clip.
+
+        A small model learns to see from few telling frames; from all of a clip it learns slowly which ones matter.
+        """
+        video = self.videos[clip["video_id"]]
+        end = min(clip["end"], video["duration"])
+        visits = json.loads(clip["facts"]).get("visits", [])
+        if visits and clip["start"] <= visits[0]["start"] < visits[-1]["end"] <= end:
+            span, budget = (visits[0]["start"], visits[-1]["end"]), 2 * len(visits)
+        else:  # frames as far apart as the whole video's are at the full budget
+            share = (end - clip["start"]) / video["duration"]
+            span, budget = (clip["start"], end), max(2, round(self.frames.budget * share / 2) * 2)
+        return View(clip["video_id"], video["path"], plan(video["duration"], budget, self.frames, *span))
+
+    def views(self) -> list[View]:
+        """Every view that some step may ask for, video by video."""
+        used = {kind for phase in self.settings.phases if phase.steps for kind in self.kinds(phase)}
+        views = []
+        for video_id in sorted(self.videos):
+            if used & {"video_captions", "questions"}:
+                views += [self.view(video_id, budget) for budget in self.frames.budgets]
+            if "clip_captions" in used:
+                views += [self.clip_view(clip) for clip in self.clips.get(video_id, [])]
+        return views
+
+
+@lru_cache(maxsize=65536)
+def plan(
+    duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None
+) -> FramePlan:
+    """`plan_frames` at the student's frame size, remembered with its digest."""
+    return plan_frames(duration, budget, frames.height, frames.width, start, end)
+
+
+def described(clips: Sequence[dict[str, Any]]) -> str:
+    """All captions of a video in order, opened and numbered like a chain of thought.
+
+    >>> described([{"caption": "A ball rolls."}, {"caption": "A box falls."}])
+    '<think>clip 1: A ball rolls. clip 2: A box falls.'
+    """
+    return "<think>" + " ".join(f"clip {number}: {clip['caption']}" for number, clip in enumerate(clips, 1))
+
+
+def spread(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> list[dict[str, Any]]:
+    """Up to `count` questions, from every category in turn."""
+    by_category: dict[str, list[dict[str, Any]]] = {}
+    for row in draw.sample(list(rows), len(rows)):
+        by_category.setdefault(row["category"], []).append(row)
+    ranked = [(place, row) for group in by_category.values() for place, row in enumerate(group)]
+    return [row for _, row in sorted(ranked, key=lambda pair: pair[0])][:count]
+
+
+def copy_drill(words: Sequence[int], draw: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Different random tokens, then runs of them from random places; a run's first token can't be known (weight 0).
+
+    >>> shown, copied, weights = copy_drill(range(100), random.Random(0))
+    >>> len(shown), len(copied) >= 24, set(copied) <= set(shown), weights[:2]
+    (16, True, True, (0.0, 1.0))
+    """
+    shown = draw.sample(list(words), DRILL[0])
+    copied: list[int] = []
+    weights: list[float] = []
+    while len(copied) < DRILL[1]:
+        start = draw.randrange(len(shown) - 1)
+        run = shown[start : start + draw.randint(2, 5)]
+        copied += run
+        weights += [0.0, *[1.0] * (len(run) - 1)]
+    return tuple(shown), tuple(copied), tuple(weights)

@@ -1,0 +1,48 @@
+"""The RL stage: GRPO on questions that SFT has not seen.
+
+This is the Prefect side: it starts `rl_loop` on the ranks, shows its progress and keeps the result. It imports no
+torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from longrl.config import FrameSettings, RlSettings
+from longrl.training.sft import run_ranks
+from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
+
+VERSION = 1
+
+
+def rl(
+    settings: RlSettings,
+    frames: FrameSettings,
+    sft: ArtifactRef,
+    dataset: ArtifactRef,
+    videos: ArtifactRef,
+    warehouse: Warehouse,
+    seed: int,
+) -> ArtifactRef:
+    """Train the result of `sft` on the split "rl": `hf/` holds the result, `metrics.jsonl` a line per step.
+
+    Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log:
+    among others when trainer and rollout engine disagree before the first step. Run again, the stage goes on from its
+    last checkpoint.
+    """
+
+    def build(draft: Draft) -> None:
+        job = {
+            "settings": settings.model_dump(mode="json"),
+            "frames": frames.model_dump(mode="json"),
+            "tables": {"dataset": asdict(dataset), "videos": asdict(videos)},
+            "model": str(sft.file("hf")),
+            "folder": str(draft.folder),
+            "frame_cache": str(warehouse.cache("frames")),
+            "embedding_cache": str(warehouse.cache("embeddings")),
+            "seed": seed,
+        }
+        run_ranks("longrl.training.rl_loop", job, settings.ranks, draft, "rl", settings.steps)
+
+    inputs = {"sft": sft, "dataset": dataset, "videos": videos}
+    return warehouse.produce("rl", VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)

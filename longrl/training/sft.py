@@ -1,0 +1,77 @@
+"""The SFT stage: captions and chains of thought, taught on data-parallel ranks.
+
+This is the Prefect side: it starts `sft_loop` on the ranks, shows its progress and keeps the result. It imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from longrl.config import FrameSettings, SftSettings
+from longrl.progress import Progress
+from longrl.training.launch import launch
+from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
+
+VERSION = 1
+
+
+def sft(
+    settings: SftSettings,
+    frames: FrameSettings,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    captions: ArtifactRef,
+    videos: ArtifactRef,
+    warehouse: Warehouse,
+    seed: int,
+) -> ArtifactRef:
+    """Fine-tune `model` on the split "sft": `hf/` holds the result, `metrics.jsonl` a line per step.
+
+    Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log;
+    run again, the stage goes on from its last checkpoint.
+    """
+
+    def build(draft: Draft) -> None:
+        job = {
+            "settings": settings.model_dump(mode="json"),
+            "frames": frames.model_dump(mode="json"),
+            "tables": {
+                name: asdict(ref) for name, ref in (("dataset", dataset), ("captions", captions), ("videos", videos))
+            },
+            "model": str(model.file("hf")),
+            "folder": str(draft.folder),
+            "frame_cache": str(warehouse.cache("frames")),
+            "seed": seed,
+        }
+        steps = sum(phase.steps for phase in settings.phases)
+        run_ranks("longrl.training.sft_loop", job, settings.ranks, draft, "sft", steps)
+
+    inputs = {"model": model, "dataset": dataset, "captions": captions, "videos": videos}
+    return warehouse.produce("sft", VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)
+
+
+def run_ranks(module: str, job: dict[str, Any], ranks: int, draft: Draft, name: str, steps: int) -> None:
+    """Run a training loop to its end, showing its steps; its rejects and facts go into the draft."""
+    with Progress(name, steps) as progress:
+        launch(module, job, ranks, draft.folder, listener(draft, progress))
+    draft.rows = steps
+    shutil.rmtree(draft.folder / ".checkpoints", ignore_errors=True)
+
+
+def listener(draft: Draft, progress: Progress) -> Callable[[dict[str, Any]], None]:
+    """What to do with the ranks' messages."""
+
+    def listen(message: dict[str, Any]) -> None:
+        match message.pop("kind"):
+            case "progress":
+                progress.update(message["done"], message["note"])
+            case "reject":
+                draft.reject(message["item"], message["rule"], message["reason"])
+            case "facts":
+                draft.facts.update(message)
+
+    return listen

@@ -1,0 +1,234 @@
+"""What every rank of SFT runs.
+
+1. All ranks draw the whole step's examples and keep every n-th: no sampler state, no exchange of data.
+2. A video goes through the tower and the language model once, however many questions are asked of it; the tower's call
+   and the language model's are batched over videos.
+3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
+   kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
+   the same collectives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longrl.config import FrameSettings, SftSettings
+from longrl.models import qwen2_5_vl
+from longrl.models.chat import Prompt
+from longrl.models.qwen2_5_vl import Student
+from longrl.mrsp.prefix import Group, question_group, score
+from longrl.training.checkpoint import Checkpoints, export
+from longrl.training.engine import Engine, EngineSettings, join, learning_rate
+from longrl.training.examples import Example, Examples, View, tokenize
+from longrl.training.losses import weighted_cross_entropy
+from longrl.training.metrics import MetricsFile
+from longrl.training.rank import Messages
+from longrl.video.decode import DecodeError, FrameCache
+from longrl.warehouse.artifacts import ArtifactRef
+
+
+def main(job: dict[str, Any], messages: Messages) -> None:
+    """Train from the last checkpoint to the last step, then export."""
+    settings = SftSettings.model_validate(job["settings"])
+    frames = FrameSettings.model_validate(job["frames"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, ranks = join(device)
+    torch.manual_seed(job["seed"])
+    student = qwen2_5_vl.load(job["model"], settings.dtype, device)
+    student.model.model.visual.requires_grad_(not settings.freeze_vision)
+
+    special = set(student.tokenizer.all_special_ids)
+    words = [token for token in range(len(student.tokenizer)) if token not in special]
+    videos, captions, dataset = (
+        ArtifactRef(**job["tables"][name]).table() for name in ("videos", "captions", "dataset")
+    )
+    draw = partial(Examples, settings, frames, videos, captions, dataset, job["seed"], words)
+    examples = draw()
+    cache = FrameCache(job["frame_cache"])
+    if broken := decode(examples.views(), cache, rank, ranks, messages):
+        for video_id, reason in sorted(broken.items()) if rank == 0 else ():
+            messages.send("reject", item=video_id, rule="decode", reason=reason)
+        examples = draw(broken=list(broken))
+
+    engine = Engine(
+        student.model,
+        EngineSettings(
+            settings.zero_stage, settings.dtype, settings.betas, settings.weight_decay, settings.gradient_clipping
+        ),
+    )
+    checkpoints = Checkpoints(Path(job["folder"]), engine)
+    done = checkpoints.restore()
+    metrics = MetricsFile(Path(job["folder"]), done) if rank == 0 else None
+    for step in range(done + 1, examples.steps + 1):
+        row = train_step(engine, student, examples, cache, step)
+        if metrics:
+            metrics.write(**row)
+            messages.progress(step, note(row))
+        if step % settings.checkpoint_every == 0 and step < examples.steps:
+            checkpoints.save(step)
+    export(engine, student, Path(job["model"]), Path(job["folder"]))
+    if rank == 0:
+        messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=done)
+
+
+def decode(views: Sequence[View], cache: FrameCache, rank: int, ranks: int, messages: Messages) -> dict[str, str]:
+    """Put every view's frames into the cache, videos shared out over the ranks; returns the broken ones' reasons."""
+    by_video: dict[str, list[View]] = {}
+    for view in views:
+        by_video.setdefault(view.video_id, []).append(view)
+    failures: dict[str, str] = {}
+    mine = sorted(by_video)[rank::ranks]
+    for number, video_id in enumerate(mine):
+        wanted = by_video[video_id]
+        try:
+            cache.get_many(video_id, wanted[0].path, [view.plan for view in wanted])
+        except DecodeError as error:
+            failures[video_id] = str(error)
+        if rank == 0:
+            messages.progress(0, f"decoding video {number * ranks + 1} of {len(by_video)}")
+    everyone: list[dict[str, str]] = [{}] * ranks
+    dist.all_gather_object(everyone, failures)
+    return {video_id: reason for part in everyone for video_id, reason in part.items()}
+
+
+@dataclass
+class Share:
+    """One rank's part of a step's examples of one kind, as token groups."""
+
+    groups: list[Group]
+    views: list[View]
+    weights: Tensor  # (S,), of all scored tokens in order
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a forward, video tokens included."""
+        return sum(len(group.prefix) + sum(map(len, group.suffixes)) for group in self.groups)
+
+
+def train_step(engine: Engine, student: Student, examples: Examples, cache: FrameCache, step: int) -> dict[str, Any]:
+    """Take one step; returns its metrics, which are the same on every rank."""
+    started = time.monotonic()
+    phase, within = examples.phase(step)
+    drawn = examples.step(step)
+    shares = {kind: build(student, everything, engine.rank, engine.ranks) for kind, everything in drawn.items()}
+    totals = engine.total(*(float(share.weights.sum()) for share in shares.values()))
+    sums: list[float] = []
+    for share, total in zip(shares.values(), totals, strict=True):
+        sums += forward_backward(engine, student, share, cache, total)
+    rate = learning_rate(within, phase.steps, phase.learning_rate, phase.warmup, phase.decay)
+    norm = engine.step(rate)
+    sums = engine.total(*sums, float(sum(share.tokens for share in shares.values())))
+    losses, hits, counts = sums[0:-1:3], sums[1:-1:3], sums[2:-1:3]
+    by_kind = {kind: losses[i] / max(totals[i], 1e-9) for i, kind in enumerate(shares)}
+    seconds = time.monotonic() - started
+    return {
+        "step": step,
+        "phase": phase.name,
+        "loss": sum(by_kind.values()) / len(by_kind),
+        "losses": by_kind,
+        "token_accuracy": {kind: hits[i] / max(counts[i], 1.0) for i, kind in enumerate(shares)},
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "skipped": engine.skipped,
+        "tokens": int(sums[-1]),
+        "tokens_per_second": sums[-1] / seconds,
+        "seconds": seconds,
+    }
+
+
+def forward_backward(
+    engine: Engine, student: Student, share: Share, cache: FrameCache, total: float
+) -> tuple[float, float, float]:
+    """Accumulate gradients of this rank's part; returns sums of weighted loss, of right tokens and of tokens."""
+    seen: list[float] = []
+
+    def compute() -> Tensor:
+        attach_videos(student, share, cache)
+        scored = score(student, share.groups)
+        logprobs = torch.cat([row for group in scored.logprobs for row in group])
+        correct = torch.cat([row for group in scored.correct for row in group])
+        weights = share.weights.to(logprobs.device)
+        loss = weighted_cross_entropy(logprobs, weights)
+        counted = weights > 0
+        seen.extend([float(loss.detach()), float((correct & counted).sum()), float(counted.sum())])
+        return loss * engine.share(total)
+
+    engine.loss(compute)
+    return seen[0], seen[1], seen[2]
+
+
+def attach_videos(student: Student, share: Share, cache: FrameCache) -> None:
+    """Encode the share's videos in one call of the tower and hang the embeddings into its groups."""
+    if not share.views:
+        return
+    cut = [qwen2_5_vl.patches(student, cache.get(view.video_id, view.path, view.plan)) for view in share.views]
+    trained = student.model.model.visual.patch_embed.proj.weight.requires_grad
+    with torch.set_grad_enabled(trained):
+        embeds = qwen2_5_vl.encode(student, [pixels for pixels, _ in cut], [grid for _, grid in cut])
+    for group, video in zip(share.groups, embeds, strict=True):
+        group.video_embeds = video
+
+
+def build(student: Student, everything: Sequence[Example], rank: int, ranks: int) -> Share:
+    """This rank's part of a kind's examples as groups; one that weighs nothing where the rank has none."""
+    mine = everything[rank::ranks] or everything[:1]
+    idle = rank >= len(everything)
+    weights: list[float] = []
+    groups: list[Group] = []
+    if mine[0].view is None:  # text alone: all rows share the opening of the turn, and so are one group
+        rows = [row for example in mine for row in text_rows(student, example)]
+        groups.append(
+            Group(rows[0].prompt, None, list(rows[0].prompt.head), [r.suffix for r in rows], [r.start for r in rows])
+        )
+        weights += [weight for row in rows for weight in row.weights]
+    for example in mine:
+        if example.view is None:
+            continue
+        plan = example.view.plan
+        grid = (-(-len(plan.times) // 2), plan.height // 14, plan.width // 14)
+        prompts = [student.chat.prompt(turn.prompt, grid, plan.second_per_grid) for turn in example.turns]
+        answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
+        group = question_group(prompts, None, [ids for ids, _ in answers])
+        group.shift = example.shift
+        groups.append(group)
+        weights += [weight for _, each in answers for weight in each]
+    scale = torch.tensor(weights) * (0.0 if idle else 1.0)
+    return Share(groups, [example.view for example in mine if example.view], scale)
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """A text-only row after the opening of the turn: tokens, the first scored one, and the scored ones' weights."""
+
+    prompt: Prompt
+    suffix: list[int]
+    start: int
+    weights: Sequence[float]
+
+
+def text_rows(student: Student, example: Example) -> list[TextRow]:
+    """A drill, or the turns of an example without a video."""
+    if example.drill:
+        shown, copied, weights = example.drill
+        return [TextRow(student.chat.prompt(""), [*shown, *copied], len(shown), weights)]
+    rows = []
+    for turn in example.turns:
+        prompt = student.chat.prompt(turn.prompt)
+        ids, each = tokenize(student.chat, turn.response, turn.weights)
+        rows.append(TextRow(prompt, [*prompt.tail, *ids], len(prompt.tail), each))
+    return rows
+
+
+def note(row: dict[str, Any]) -> str:
+    """The step in a few words, for the progress bar."""
+    parts = [f"{kind} {loss:.2f}/{row['token_accuracy'][kind]:.0%}" for kind, loss in row["losses"].items()]
+    return f"{row['phase']}: " + ", ".join(parts)

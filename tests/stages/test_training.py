@@ -1,0 +1,150 @@
+"""SFT and RL from a handful of rendered stories to a model folder: real ranks, real DeepSpeed, a real vLLM engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from longrl.config import FrameSettings, Mixture, Phase, RlSettings, SftSettings
+from longrl.models import qwen2_5_vl
+from longrl.training.sft import sft
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tests.story_corpus import Corpus, make_corpus
+
+FRAMES = FrameSettings(budget=8, budgets=(4, 8))
+STEPS = 40
+SFT = SftSettings(
+    phases=(
+        Phase(name="captions", steps=3, warmup=1, mixture=Mixture(clip_captions=4, video_captions=1, copy_drill=4)),
+        Phase(name="questions", steps=STEPS - 3, learning_rate=3e-3, warmup=5, mixture=Mixture(questions=4, reading=3)),
+    ),
+    questions_per_video=4,
+    loss_weights=(1.0, 1.0, 1.0, 1.0),
+    checkpoint_every=10,
+)
+RL = RlSettings(steps=2, prompts_per_step=6, group_size=4, max_tokens=24, learning_rate=1e-3, warmup=0, kl=0.01)
+CALL = """
+import json, sys
+from pathlib import Path
+from longrl.config import FrameSettings, SftSettings
+from longrl.training.sft import sft
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+call = json.loads(sys.argv[1])
+refs = [ArtifactRef(**ref) for ref in call["refs"]]
+sft(SftSettings(**call["settings"]), FrameSettings(**call["frames"]), *refs, Warehouse(call["warehouse"]), 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    return make_corpus(tmp_path_factory.mktemp("corpus"), 8, brief=True, heads=2)  # vLLM wants heads of 32 on the CPU
+
+
+@pytest.fixture(scope="module")
+def tuned(corpus) -> ArtifactRef:
+    return sft(SFT, FRAMES, corpus.model, corpus.dataset, corpus.captions, corpus.videos, corpus.warehouse, 0)
+
+
+@pytest.fixture(scope="module")
+def reinforced(corpus, tuned) -> ArtifactRef:
+    from longrl.training.rl import rl
+
+    return rl(RL, FRAMES, tuned, corpus.dataset, corpus.videos, corpus.warehouse, 0)
+
+
+def steps(ref: ArtifactRef) -> list[dict]:
+    return [json.loads(line) for line in ref.file("metrics.jsonl").read_text().splitlines()]
+
+
+def curve(ref: ArtifactRef) -> list[tuple]:
+    """Everything in the metrics that isn't time."""
+    return [tuple(str(v) for k, v in row.items() if "second" not in k) for row in steps(ref)]
+
+
+def test_sft_learns_and_says_so_step_by_step(tuned):
+    rows = steps(tuned)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert [row["phase"] for row in rows[2:4]] == ["captions", "questions"]
+    assert set(rows[0]["losses"]) == {"copy_drill", "clip_captions", "video_captions"}
+    assert set(rows[5]["token_accuracy"]) == {"questions", "reading"}
+    assert rows[-1]["losses"]["questions"] < 0.5 * rows[3]["losses"]["questions"]
+    assert tuned.facts()["skipped"] == 0
+
+
+def test_sft_leaves_a_plain_model_folder(tuned, corpus):
+    folder = tuned.file("hf")
+    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
+    changed = [name for name in before if not before[name].equal(after[name])]
+    assert any(".visual." in name for name in changed)
+    assert any("lm_head" in name for name in changed)
+    names = {path.name for path in folder.iterdir()}
+    assert {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json"} <= names
+    assert {path.name for path in corpus.model.file("hf").iterdir()} <= names
+    assert not list(Path(tuned.path).glob(".checkpoints"))
+
+
+def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
+    refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
+    call = {
+        "refs": [asdict(ref) for ref in refs],
+        "settings": SFT.model_dump(mode="json"),
+        "frames": FRAMES.model_dump(mode="json"),
+        "warehouse": str(tmp_path),
+    }
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    stage = subprocess.Popen([sys.executable, "-c", CALL, json.dumps(call)], env=environment)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("sft/.draft-*/.checkpoints/step-*/state.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+    resumed = sft(SFT, FRAMES, *refs, Warehouse(tmp_path), 0)
+    assert resumed.facts()["resumed_from"] >= 10
+    assert curve(resumed) == curve(tuned)
+    name = "hf/model.safetensors"
+    assert resumed.file(name).read_bytes() == tuned.file(name).read_bytes()
+
+
+def test_rl_trains_on_what_the_engine_sampled(reinforced):
+    rows = steps(reinforced)
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert 0 < row["reward"] < 1
+        assert row["reward"] == pytest.approx(0.9 * row["accuracy"] + 0.1 * row["format"], abs=1e-5)
+        assert row["parity_gap"] < 1e-3  # at step 2 this says that the new weights reached the engine
+        assert row["importance_weight"] == pytest.approx(1.0, abs=1e-3)
+        assert row["clip_fraction"] == 0.0
+        assert row["gradient_norm"] > 0
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert rows[1]["kl"] > 0
+    assert rows[0]["cache_encodes"] == 2  # the split's videos, once
+    assert rows[1]["cache_hits"] == 2 * RL.prompts_per_step
+
+
+def test_rl_freezes_the_tower_and_changes_the_rest(tuned, reinforced):
+    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (tuned, reinforced))
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed
+    assert not any(".visual." in name for name in changed)
+
+
+def test_undecodable_video_is_a_reject_of_training(corpus, tmp_path):
+    rows = corpus.videos.table()
+    lost = corpus.dataset.table().filter(pl.col("split") == "sft")["video_id"].sort()[0]
+    broken = rows.with_columns(
+        path=pl.when(pl.col("video_id") == lost).then(pl.lit(str(tmp_path / "gone.mp4"))).otherwise("path")
+    )
+    warehouse = Warehouse(tmp_path / "warehouse")
+    videos = warehouse.produce("ingest", 1, {"made": "for a test"}, {}, lambda draft: draft.write(broken))
+    settings = SFT.model_copy(
+        update={"ranks": 1, "phases": (Phase(name="q", steps=1, mixture=Mixture(questions=2, reading=2)),)}
+    )
+    ref = sft(settings, FRAMES, corpus.model, corpus.dataset, corpus.captions, videos, warehouse, 0)
+    assert ref.rejected().select("item", "rule").rows() == [(lost, "decode")]

@@ -1,0 +1,158 @@
+"""What a step of SFT draws: reproducibly, from its split alone, with the right weights."""
+
+import json
+import random
+from pathlib import Path
+
+import polars as pl
+import pytest
+from transformers import AutoTokenizer
+
+from longrl.config import FrameSettings, Mixture, Phase, SftSettings
+from longrl.models.chat import ChatFormat
+from longrl.training.examples import Cycle, Examples, copy_drill, question_turn, tokenize
+from longrl.video import stories
+from tests.story_corpus import caption_rows, question_rows
+from tests.tiny_student import build_student
+
+MIXTURE = Mixture(copy_drill=2, clip_captions=3, video_captions=2, reading=4, questions=3)
+SETTINGS = SftSettings(
+    phases=(
+        Phase(name="captions", steps=3, mixture=Mixture(clip_captions=4)),
+        Phase(name="all", steps=20, mixture=MIXTURE),
+    ),
+    questions_per_video=3,
+    loss_weights=(0.5, 1.0, 3.0, 2.0),
+)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    videos, captions, dataset = [], [], []
+    for seed in range(9):
+        story, video_id = stories.make_story(seed), f"{seed}" * 64
+        videos.append({"video_id": video_id, "path": f"/films/{seed}.mp4", "duration": story.duration})
+        captions += caption_rows(video_id, story)
+        split = ("sft", "rl", "eval")[seed % 3]
+        dataset += [row | {"split": split} for row in question_rows(video_id, story)]
+    return {"videos": pl.DataFrame(videos), "captions": pl.DataFrame(captions), "dataset": pl.DataFrame(dataset)}
+
+
+def make(tables, seed=0, **changes) -> Examples:
+    return Examples(SETTINGS, FrameSettings(), **tables, seed=seed, words=range(100), **changes)
+
+
+def test_a_step_is_a_function_of_seed_and_step(tables):
+    straight = [make(tables).step(step) for step in range(1, 24)]
+    examples = make(tables)
+    assert [examples.step(step) for step in (20, 3, 7)] == [straight[19], straight[2], straight[6]]
+    assert make(tables, seed=1).step(20) != straight[19]
+
+
+def test_every_kind_comes_in_its_number(tables):
+    assert {kind: len(found) for kind, found in make(tables).step(9).items()} == MIXTURE.model_dump()
+
+
+def test_only_the_sft_split_is_ever_seen(tables):
+    examples = make(tables)
+    allowed = {f"{seed}" * 64 for seed in (0, 3, 6)}
+    seen = {
+        example.view.video_id
+        for step in range(1, 24)
+        for e in examples.step(step).values()
+        for example in e
+        if example.view
+    }
+    assert seen == allowed
+    assert {view.video_id for view in examples.views()} == allowed
+
+
+def test_broken_videos_are_left_out(tables):
+    assert {view.video_id[0] for view in make(tables, broken=["3" * 64]).views()} == {"0", "6"}
+
+
+def test_all_views_of_all_steps_are_announced(tables):
+    examples = make(tables)
+    announced = set(examples.views())
+    drawn = {e.view for step in range(1, 24) for group in examples.step(step).values() for e in group if e.view}
+    assert drawn <= announced
+    assert {len(view.plan.times) for view in drawn} == {4, 8, 16, 32}
+
+
+def test_a_clip_is_shown_where_the_teacher_saw_something(tables):
+    examples = make(tables)
+    clip = dict(tables["captions"].row(0, named=True))
+    assert len(examples.clip_view(clip).plan.times) == 8  # a quarter of the video, a quarter of its 32 frames
+    clip["facts"] = json.dumps({"visits": [{"start": 2.0, "end": 6.0}]})
+    assert examples.clip_view(clip).plan.times == (3.0, 5.0)
+
+
+def test_an_epoch_shows_everything_once():
+    cycle = Cycle("x", list(range(10)))
+    assert sorted(cycle.take(0, 10)) == sorted(cycle.take(10, 10)) == list(range(10))
+    assert cycle.take(0, 10) != cycle.take(10, 10)
+    assert cycle.take(3, 5) == cycle.take(0, 10)[3:8]
+
+
+def test_phases_go_on_where_the_epoch_stood(tables):
+    examples = make(tables)
+    clips = [e.view for step in range(1, 5) for e in examples.step(step)["clip_captions"]]
+    assert len(set(clips[:12])) == 12  # 3 videos x 4 clips, all once before any twice
+
+
+def test_questions_of_a_video_differ_in_category(tables):
+    for example in make(tables).step(5)["questions"]:
+        assert len({turn.prompt for turn in example.turns}) == 3
+
+
+def test_missing_kind_names_the_phase(tables):
+    with pytest.raises(ValueError, match="phase 'captions' asks for clip_captions"):
+        make(tables | {"captions": tables["captions"].clear()})
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory) -> ChatFormat:
+    folder: Path = build_student(tmp_path_factory.mktemp("student"))
+    return ChatFormat(AutoTokenizer.from_pretrained(folder))
+
+
+ROW = {
+    "question": "Who is it?",
+    "options": ["red", "blue"],
+    "reasoning": "clip 1: red walks.",
+    "conclusion": "clip 1, so red (A)",
+    "answer": "A",
+}
+
+
+def test_weights_fall_on_the_right_words(chat):
+    turn = question_turn(ROW, (0.5, 1.0, 3.0, 2.0))
+    ids, weights = tokenize(chat, turn.response, turn.weights)
+    assert chat.decode(ids) == "<think>clip 1: red walks. clip 1, so red (A)</think><answer>A</answer>"
+    assert len(ids) == len(weights)
+    assert ids[-1] == chat.end
+
+    def text(weight):
+        return "".join(
+            chat.tokenizer.decode([token]) for token, each in zip(ids[:-1], weights, strict=False) if each == weight
+        )
+
+    assert text(0.5) == "<think>clip 1: red walks."
+    assert "(A" in text(2.0)
+    assert text(3.0) == "</think><answer>A</answer>"
+    assert weights[-1] == 3.0
+
+
+def test_reading_gives_the_chain_for_nothing(chat):
+    turn = question_turn(ROW, (0.5, 1.0, 3.0, 2.0), reading=True)
+    _, weights = tokenize(chat, turn.response, turn.weights)
+    assert 0.5 not in weights
+    assert weights[0] == 0.0
+
+
+def test_drill_copies_runs_of_what_it_showed():
+    shown, copied, weights = copy_drill(range(1000), random.Random(3))
+    assert len(set(shown)) == len(shown)
+    for before, token, weight in zip(copied, copied[1:], weights[1:], strict=False):
+        if weight:
+            assert shown[shown.index(before) + 1] == token
