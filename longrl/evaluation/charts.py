@@ -13,7 +13,7 @@ from html import escape
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 640, 260
+WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
 
 
@@ -93,7 +93,7 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], y: Axis, rule: tuple[
     parts = [frame.grid()]
     slot = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
     for index, (name, bars) in enumerate(groups):
-        width = min(34.0, slot * 0.78 / max(len(bars), 1))
+        width = min(26.0, slot * 0.8 / max(len(bars), 1))
         left = LEFT + slot * (index + 0.5) - width * len(bars) / 2
         for place, bar in enumerate(bars):
             if bar.value is None:
@@ -195,7 +195,7 @@ def number(value: float) -> str:
     """A value with at most three significant digits, and no exponent where it can be avoided."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("e-0", "e-")
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:

@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from longrl.config import PipelineConfig
 from longrl.evaluation import figures
 from longrl.evaluation.gallery import VIDEOS, films
-from longrl.evaluation.summary import MODELS, NAMES, percent, reasons, summarize
+from longrl.evaluation.summary import MODELS, NAMES, metrics, percent, reasons, summarize
 from longrl.video.decode import FrameCache
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse, WarehouseError
 
@@ -75,6 +75,8 @@ def render(config: PipelineConfig, refs: Mapping[str, ArtifactRef], summary: dic
         training=figures.training_charts(refs),
         rejects=[(name, rule, n) for name, ref in refs.items() for rule, n in reasons(ref).items()],
         films=shown,
+        steps={stage: len(metrics(refs[stage])) for stage in ("sft", "rl") if stage in refs},
+        units=UNITS,
         film_total=len(held_out_videos(refs)),
         settings=json.dumps(config.model_dump(mode="json"), indent=2),
     )
@@ -98,6 +100,14 @@ def headline(summary: Mapping[str, Any]) -> str:
     return f"{text} RL {'raised' if gain['mean'] > 0 else 'lowered'} the accuracy."
 
 
+UNITS = {
+    "ingest": "videos",
+    "segment": "clips",
+    "caption": "captions",
+    "reason": "questions",
+    "curate": "questions",
+    "evaluate": "answers",
+}
 PHRASES = {"base": "right before training", "sft": "after SFT", "rl": "after RL"}
 
 

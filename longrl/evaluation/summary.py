@@ -95,8 +95,8 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
 
 def results_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy in percent ± standard error by category, for the end of a run."""
-    title = f"Held-out accuracy, % ± standard error ({summary['splits']['eval']} questions, {summary['frames']} frames)"
-    table = Table(title=title, title_justify="left")
+    title = f"Held-out accuracy, % ± standard error\n{summary['splits']['eval']} questions, {summary['frames']} frames"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("")
     for model in MODELS:
         table.add_column(NAMES[model], justify="right")
@@ -105,10 +105,9 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("all, greedy", *percents(summary["accuracy"], summary["accuracy_se"]), style="bold")
     table.add_row("all, sampled", *percents(summary["sampled_accuracy"], summary["sampled_accuracy_se"]))
-    if (guess := summary["accuracy"]["chance"]) is not None:
-        table.caption = f"chance {100 * guess:.1f}" + "".join(
-            f" · {gain['text']}" for gain in summary["gains"].values() if gain is not None
-        )
+    guess = summary["accuracy"]["chance"]
+    lines = [] if guess is None else [f"chance: {percent(guess)}"]
+    table.caption = "\n".join(lines + [gain["text"] for gain in summary["gains"].values() if gain])
     return table
 
 
