@@ -65,10 +65,10 @@ def training_charts(refs: Mapping[str, ArtifactRef]) -> list[tuple[str, str, Mar
     """(title, note, chart) of what the trainers logged; empty when nothing was trained."""
     result = []
     sft, rl = metrics(refs.get("sft")), metrics(refs.get("rl"))
-    if losses := [(float(step["step"]), float(step["loss"])) for step in sft if "loss" in step]:
+    if losses := [(float(step["step"]), float(step["loss"])) for step in sft if step.get("loss") is not None]:
         phases = spans(sft)
         lines = [Line("loss", "sft", losses, faint=True), mean_line("loss", "sft", losses)]
-        note = "one line: moving mean; phases: " + ", ".join(name for _, _, name in phases) if phases else "moving mean"
+        note = "mean over the kinds of examples; phases: " + ", ".join(name for _, _, name in phases)
         y = charts.nice_axis([loss for _, loss in losses], "loss")
         result.append(("SFT loss", note, charts.line_chart(lines, steps_axis(losses), y, bands=phases)))
     for keys, title, note in (
@@ -76,7 +76,7 @@ def training_charts(refs: Mapping[str, ArtifactRef]) -> list[tuple[str, str, Mar
         (("accuracy",), "RL accuracy of rollouts", "share of sampled training rollouts that are right"),
         (PARITY, "Trainer against engine", "largest |Δ logprob| between trainer and vLLM at each step"),
     ):
-        points = [(float(step["step"]), float(step[key])) for step in rl for key in keys[:] if key in step]
+        points = [(float(step["step"]), float(step[key])) for step in rl for key in keys if step.get(key) is not None]
         if points:
             values = [value for _, value in points]
             share = max(values) <= 1 and keys is not PARITY

@@ -27,7 +27,7 @@ from longrl.warehouse.artifacts import ArtifactRef, Warehouse, WarehouseError
 def report(
     config: PipelineConfig, refs: Mapping[str, ArtifactRef], warehouse: Warehouse, run_id: str, minutes: float
 ) -> Path:
-    """Write the run's page and summary, point `latest` at them, and return their folder.
+    """Write the run's page and summary, point `latest` at them, and return the page's path.
 
     `refs` are the run's artifacts by stage name in the order they were made; any may be missing. A report of the same
     run id is replaced. Raises `WarehouseError` when the folder cannot be written.
@@ -49,7 +49,7 @@ def report(
         link.replace(folder.with_name("latest"))
     except OSError as error:
         raise WarehouseError(f"report: cannot write {folder}: {error}; free space or choose WAREHOUSE=/path") from error
-    return folder
+    return folder / "index.html"
 
 
 def render(config: PipelineConfig, refs: Mapping[str, ArtifactRef], summary: dict[str, Any], frames: FrameCache) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Console
 from rich.table import Table
 
 from longrl.config import Categories, PipelineConfig
@@ -78,7 +79,7 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
         "unparsable": {model: unparsable(headline, model) for model in MODELS},
         "shuffled_video": {"accuracy": control.mean if control else None, "se": control.se if control else None},
         "evaluation_errors": int(headline["error"].is_not_null().sum()),
-        "reward": [step["reward"] for step in metrics(refs.get("rl")) if "reward" in step],
+        "reward": [step["reward"] for step in metrics(refs.get("rl")) if step.get("reward") is not None],
         "stages": [
             {
                 "name": name,
@@ -109,6 +110,13 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     lines = [] if guess is None else [f"chance: {percent(guess)}"]
     table.caption = "\n".join(lines + [gain["text"] for gain in summary["gains"].values() if gain])
     return table
+
+
+def print_results(page: Path) -> None:
+    """Print the results table of a finished report, and where its page is."""
+    console = Console(soft_wrap=True)
+    console.print(results_table(json.loads(page.with_name("summary.json").read_text())))
+    console.print(f"report: {page}", highlight=False)
 
 
 def percents(means: Mapping[str, Any], ses: Mapping[str, Any]) -> list[str]:

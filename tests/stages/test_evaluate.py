@@ -127,7 +127,15 @@ def test_answers_equal_those_of_transformers(run, evaluated, lost):
 
 def test_another_sample_or_model_redoes_nothing(run, evaluated):
     refs, models, warehouse = run
-    again = evaluate(replace_samples(3), FRAMES, models, refs["curate"], refs["ingest"], warehouse, seed=0)
+    again = evaluate(
+        SETTINGS.model_copy(update={"samples": 3, "ranks": 1}),
+        FRAMES,
+        models,
+        refs["curate"],
+        refs["ingest"],
+        warehouse,
+        seed=0,
+    )
     open_rows = again.facts()["responses"] - again.facts()["reused"]
     readable = QUESTIONS * (VIDEOS - 1) // VIDEOS
     lost_rows = QUESTIONS // VIDEOS * (3 * 2 + 2 * 3 + 1)  # errors are tried again
@@ -142,10 +150,6 @@ def test_the_same_evaluation_is_found(run, evaluated):
         SETTINGS.model_copy(update={"ranks": 1}), FRAMES, models, refs["curate"], refs["ingest"], warehouse, 0
     )
     assert (again.cached, again.key) == (True, evaluated.key)
-
-
-def replace_samples(samples: int) -> EvaluateSettings:
-    return SETTINGS.model_copy(update={"samples": samples})
 
 
 KILLED = """
