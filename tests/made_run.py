@@ -190,7 +190,7 @@ def rl_steps() -> list[dict]:
             "step": step,
             "reward": 0.6 + 0.003 * step + 0.06 * dice.gauss(0, 1),
             "accuracy": 0.55 + 0.0033 * step + 0.06 * dice.gauss(0, 1),
-            "parity": 1e-5 * (1 + dice.random()),
+            "parity_gap": 1e-5 * (1 + dice.random()),
         }
         for step in range(1, 41)
     ]

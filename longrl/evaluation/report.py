@@ -121,15 +121,15 @@ def control(summary: Mapping[str, Any]) -> str:
     guess = summary["accuracy"]["chance"]
     if value is None or guess is None:
         return ""
-    name = NAMES[summary["final_model"]]
-    text = (
-        f"Shown another video instead, {name} is right {percent(value, se)}% of the time (chance {percent(guess)}%): "
-    )
-    if se is None:
-        return text + "too few videos to judge."
+    name, gain = NAMES[summary["final_model"]], summary["gains"]["right_minus_shuffled_video"]
+    text = f"Shown another video instead, {name} is right {percent(value, se)}% of the time (chance {percent(guess)}%)"
+    if se is None or gain is None or gain["se"] is None:
+        return f"{text}: too few videos to judge."
+    if gain["mean"] <= 1.96 * gain["se"]:
+        return f"{text}; the right video does not help beyond the error, so nothing shows that it is used."
     if value - guess > 1.96 * se:
-        return text + "more than chance, so part of its answers comes from the wording alone."
-    return text + "no better than chance, so it answers from the video."
+        return f"{text}: more than chance, so part of its answers comes from the wording alone."
+    return f"{text}: no better than chance, so it answers from the video."
 
 
 def strip(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

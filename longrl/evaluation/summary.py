@@ -171,19 +171,19 @@ def greedy(samples: pl.DataFrame, frames: int) -> pl.DataFrame:
 
 def judged(samples: pl.DataFrame, model: str) -> Estimate | None:
     """Accuracy of one model over these rows, clustered by video."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return accuracy(rows["correct"].cast(pl.Float64).to_list(), rows["video_id"].to_list())
 
 
 def share_formed(samples: pl.DataFrame, model: str) -> float | None:
     """Share of responses with the think-answer form."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return float(rows["well_formed"].cast(pl.Float64).mean()) if rows.height else None  # type: ignore[arg-type]
 
 
 def unparsable(samples: pl.DataFrame, model: str) -> int | None:
     """Questions from whose response no option could be read; they count as wrong."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return int(rows["extracted"].is_null().sum()) if rows.height else None
 
 
@@ -199,19 +199,28 @@ def last_model(samples: pl.DataFrame) -> str:
 
 
 def gains(headline: pl.DataFrame, samples: pl.DataFrame) -> dict[str, dict[str, Any] | None]:
-    """Paired differences between successive models, in shares, each with a sentence a person can quote."""
+    """Paired differences in shares, each with a sentence a person can quote; None where one side is missing."""
     sampled = samples.filter(pl.col("mode") == "sampled")
+    final = last_model(samples)
     wanted = {
-        "sft_minus_base": (headline, "base", "sft", "greedy"),
-        "rl_minus_sft": (headline, "sft", "rl", "greedy"),
-        "rl_minus_sft_sampled": (sampled, "sft", "rl", "sampled"),
+        "sft_minus_base": (of(headline, "base"), of(headline, "sft"), "SFT − Base, greedy"),
+        "rl_minus_sft": (of(headline, "sft"), of(headline, "rl"), "RL − SFT, greedy"),
+        "rl_minus_sft_sampled": (of(sampled, "sft"), of(sampled, "rl"), "RL − SFT, sampled"),
+        "right_minus_shuffled_video": (
+            of(samples.filter(pl.col("mode") == "shuffled_video"), final),
+            of(headline, final),
+            f"{NAMES.get(final, '')} with the right video − with another's",
+        ),
     }
     result: dict[str, dict[str, Any] | None] = {}
-    for name, (rows, first, second, how) in wanted.items():
-        gain = difference(*(rows.filter(pl.col("model") == model) for model in (first, second)))
-        text = f"{NAMES[second]} − {NAMES[first]}, {how}: {points(gain)}" if gain else ""
-        result[name] = {**asdict(gain), "text": text} if gain else None
+    for name, (first, second, words) in wanted.items():
+        gain = difference(first, second)
+        result[name] = {**asdict(gain), "text": f"{words}: {points(gain)}"} if gain else None
     return result
+
+
+def of(samples: pl.DataFrame, model: str) -> pl.DataFrame:
+    return samples.filter(pl.col("model") == model)
 
 
 def means(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:

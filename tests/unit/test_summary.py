@@ -130,3 +130,8 @@ def test_the_table_shows_each_category_with_its_error(result):
 @pytest.mark.parametrize("module", [summary, charts])
 def test_the_examples_in_the_docstrings(module):
     assert doctest.testmod(module).failed == 0
+
+
+def test_the_right_video_is_compared_with_another_one(result):
+    gain = result["gains"]["right_minus_shuffled_video"]
+    assert gain["mean"] == pytest.approx(result["accuracy"]["rl"] - result["shuffled_video"]["accuracy"])
