@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from longrl.errors import LongrlError
 from longrl.progress import track
 from longrl.video.crew import PATIENCE, WorkerLost, run_jobs
 from longrl.video.decode import DecodeError
-from longrl.video.probe import file_digest, probe
+from longrl.video.probe import file_digest, probe_job
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 from longrl.warehouse.ledger import Ledger, item_key
@@ -117,7 +116,7 @@ def _probes(
     known = ledger.get_many(keys.values())
     found = {digest: known[key] for digest, key in keys.items() if key in known}
     missing = [(digest, str(path), settings.minimum_frames) for digest, path in first.items() if digest not in found]
-    jobs = run_jobs(_probe_file, missing, settings.workers, expected=(DecodeError,), patience=patience)
+    jobs = run_jobs(probe_job, missing, settings.workers, expected=(DecodeError,), patience=patience)
     for (digest, _, _), result in track(jobs, "ingest: probing videos", len(missing)):
         if isinstance(result, WorkerLost):  # not recorded: a busy machine may be the cause, so the next run tries again
             found[digest] = {"rule": "hangs", "reason": str(result)}
@@ -126,11 +125,6 @@ def _probes(
         found[digest] = broken if isinstance(result, DecodeError) else result
         ledger.put(keys[digest], found[digest])
     return found
-
-
-def _probe_file(job: tuple[str, str, int]) -> dict[str, Any]:
-    _, path, minimum_frames = job
-    return asdict(probe(path, minimum_frames))
 
 
 def _what_counts(settings: IngestSettings) -> dict[str, Any]:

@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
-from longrl.config import CaptionSettings, ReasonSettings
+from typing import TYPE_CHECKING
+
 from longrl.teachers.base import Captioner, Look, Writer
+
+if TYPE_CHECKING:  # worker processes import this package and start faster without the configuration
+    from longrl.config import CaptionSettings, ReasonSettings
 
 
 def captioner(settings: CaptionSettings) -> Captioner:

@@ -7,8 +7,9 @@ decoded frames, and a header that promises much more than can be decoded means a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from longrl.video.crew import beat
 from longrl.video.decode import DecodeError
@@ -64,6 +65,12 @@ def probe(path: str | Path, minimum_frames: int = 2) -> Probe:
         if not streams:
             raise DecodeError("no video stream (audio only)" if container.streams.audio else "no video stream")
         return _decode_all(container, streams[0], minimum_frames)
+
+
+def probe_job(job: tuple[str, str, int]) -> dict[str, Any]:
+    """`probe` for a worker process: the job is (video_id, path, minimum_frames)."""
+    _, path, minimum_frames = job
+    return asdict(probe(path, minimum_frames))
 
 
 def _decode_all(container, stream, minimum_frames: int) -> Probe:
