@@ -95,7 +95,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         return text
     if gain["se"] is None:
         return f"{text} With one video there is no telling a change by RL from chance."
-    if abs(gain["mean"]) <= 1.96 * gain["se"]:
+    if gain["low"] <= 0 <= gain["high"]:
         return f"{text} The change by RL is within its error."
     return f"{text} RL {'raised' if gain['mean'] > 0 else 'lowered'} the accuracy."
 
@@ -125,9 +125,9 @@ def control(summary: Mapping[str, Any]) -> str:
     text = f"Shown another video instead, {name} is right {percent(value, se)}% of the time (chance {percent(guess)}%)"
     if se is None or gain is None or gain["se"] is None:
         return f"{text}: too few videos to judge."
-    if gain["mean"] <= 1.96 * gain["se"]:
+    if gain["low"] <= 0:
         return f"{text}; the right video does not help beyond the error, so nothing shows that it is used."
-    if value - guess > 1.96 * se:
+    if summary["shuffled_video"]["low"] > guess:
         return f"{text}: more than chance, so part of its answers comes from the wording alone."
     return f"{text}: no better than chance, so it answers from the video."
 
@@ -136,10 +136,9 @@ def strip(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Dots with 95% spans on one 0–100 scale, in percent of its width."""
     rows = []
     for model in MODELS:
-        mean, se = summary["accuracy"][model], summary["accuracy_se"][model]
+        mean, span = summary["accuracy"][model], summary["accuracy_95"][model]
         if mean is not None:
-            reach = 1.96 * (se or 0.0)
-            low, high = max(0.0, mean - reach), min(1.0, mean + reach)
+            low, high = span
             rows.append({"model": model, "at": 100 * mean, "low": 100 * low, "span": 100 * (high - low)})
     return rows
 
@@ -151,9 +150,13 @@ def held_out_videos(refs: Mapping[str, ArtifactRef]) -> set[str]:
     return set(table.filter(table["split"] == "eval")["video_id"])
 
 
-def clock(value: float) -> str:
-    """Seconds as minutes and seconds, 75.2 as "1:15"."""
-    return f"{int(value) // 60}:{int(value) % 60:02d}"
+def clock(value: float, duration: float) -> str:
+    """A moment of a film: 75.2 as "1:15", or "1.5 s" where the whole film is short.
+
+    >>> clock(75.2, 120.0), clock(1.52, 3.0)
+    ('1:15', '1.5 s')
+    """
+    return f"{value:.1f} s" if duration < 10 else f"{int(value) // 60}:{int(value) % 60:02d}"
 
 
 def seconds(value: float) -> str:

@@ -62,6 +62,7 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
         "final_model": final or None,
         "accuracy": {"chance": chance(held_out), **means(overall)},
         "accuracy_se": errors(overall),
+        "accuracy_95": {model: [value.low, value.high] if value else None for model, value in overall.items()},
         "sampled_accuracy": means(sampled),
         "sampled_accuracy_se": errors(sampled),
         "gains": gains(headline, samples),
@@ -77,7 +78,12 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
         "format": form.get(final, {}),
         "format_models": form,
         "unparsable": {model: unparsable(headline, model) for model in MODELS},
-        "shuffled_video": {"accuracy": control.mean if control else None, "se": control.se if control else None},
+        "shuffled_video": {
+            "accuracy": control.mean if control else None,
+            "se": control.se if control else None,
+            "low": control.low if control else None,
+            "high": control.high if control else None,
+        },
         "evaluation_errors": int(headline["error"].is_not_null().sum()),
         "reward": [step["reward"] for step in metrics(refs.get("rl")) if step.get("reward") is not None],
         "stages": [

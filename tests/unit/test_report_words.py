@@ -11,11 +11,16 @@ def summary(sft=0.6, rl=0.7, gain=0.1, se=0.03, shuffled=0.25, help_by=0.45, hel
         "final_model": "rl",
         "accuracy": {"chance": 0.25, "base": 0.25, "sft": sft, "rl": rl},
         "gains": {
-            "rl_minus_sft": {"mean": gain, "se": se},
-            "right_minus_shuffled_video": {"mean": help_by, "se": 0.03},
+            "rl_minus_sft": span(gain, se),
+            "right_minus_shuffled_video": span(help_by, 0.03),
         },
-        "shuffled_video": {"accuracy": shuffled, "se": 0.03},
+        "shuffled_video": {"accuracy": shuffled, **span(shuffled, 0.03)},
     }
+
+
+def span(mean, se):
+    reach = 2 * se if se is not None else 1.0
+    return {"mean": mean, "se": se, "low": mean - reach, "high": mean + reach}
 
 
 @pytest.mark.parametrize(
