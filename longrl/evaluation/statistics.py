@@ -33,8 +33,9 @@ class Estimate:
 def accuracy(values: Sequence[float], videos: Sequence[str]) -> Estimate | None:
     """Mean of values in 0..1 (right or wrong, one per answer), its error clustered by video; None without values.
 
-    The interval is Wilson's with Student's t for the number of videos and the effective number of independent answers p(1-p)/se² in place of n, so it stays
-    inside 0..1 and doesn't shrink to a point where all answers agree (there the videos are counted instead).
+    The interval is Wilson's, with Student's t for the number of videos and the effective number of independent answers
+    p(1-p)/se² in place of n: it stays inside 0..1 and doesn't shrink to a point where all answers agree (there the
+    videos are counted instead).
 
     >>> accuracy([1, 1, 0, 0], ["a", "a", "b", "b"]).se  # two videos, not four answers
     0.5
@@ -55,8 +56,8 @@ def difference(first: pl.DataFrame, second: pl.DataFrame) -> Estimate | None:
     """Mean of second − first over the questions both answered, paired by question and clustered by video.
 
     Frames have columns question_id, video_id and correct; several samples of a question are averaged before they are
-    paired. The interval is mean ± t standard errors, with Student's t for the number of videos, so that four videos prove
-    little. None when they share no question.
+    paired. The interval is mean ± t standard errors, with Student's t for the number of videos, so that four videos
+    prove little. None when they share no question.
     """
     left, right = (
         frame.group_by("question_id", "video_id").agg(pl.col("correct").cast(pl.Float64).mean())
