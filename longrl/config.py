@@ -221,7 +221,7 @@ class EvaluateSettings(Settings):
     samples: int = Field(8, ge=0, description="Samples per question at temperature 1 (0: greedy only).")
     max_tokens: int = Field(96, ge=8, description="Longest answer in tokens.")
     shuffled_video_control: bool = Field(True, description="Also answer with another video's embeddings.")
-    ranks: int = Field(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
+    ranks: int = Effort(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
 
 
 class PipelineConfig(Settings):

@@ -43,7 +43,7 @@ def make_run(
     caption: str = "0",
     films: Path | None = None,
 ) -> tuple[PipelineConfig, dict[str, ArtifactRef], Warehouse]:
-    """Settings, artifacts by stage and warehouse of a run over `count` films, the last `held_out` of them for evaluation.
+    """Settings, artifacts by stage and warehouse of a run over `count` films, `held_out` of them for evaluation.
 
     `caption` is put into every caption, question and response, so that a test can try hostile texts.
     """
@@ -57,11 +57,12 @@ def make_run(
     refs = {"ingest": ingest(IngestSettings(workers=1), films, warehouse)}
     refs["segment"] = segment(SegmentSettings(), refs["ingest"], warehouse)
     clips = refs["segment"].table()
+    colour = pl.col("index").replace_strict(dict(enumerate(COLOURS)), default="red")
     captions = clips.with_columns(
-        caption=pl.format("a {} walks to the {}; {}", pl.col("index").replace_strict(dict(enumerate(COLOURS)), default="red"), pl.lit("tree"), pl.lit(caption)),
+        caption=pl.format("a {} box walks to the tree; {}", colour, pl.lit(caption)),
         facts=pl.lit("{}"),
         teacher=pl.lit("measured"),
-    ).select(list(schemas.CAPTIONS))  # fmt: skip
+    ).select(list(schemas.CAPTIONS))
     refs["caption"] = table(warehouse, "caption", captions)
     questions = pl.concat([ask(video, caption) for video in sorted(set(clips["video_id"]))])
     refs["reason"] = table(warehouse, "reason", questions)
@@ -185,6 +186,11 @@ def sft_steps() -> list[dict]:
 def rl_steps() -> list[dict]:
     dice = random.Random(1)
     return [
-        {"step": step, "reward": 0.6 + 0.003 * step + 0.06 * dice.gauss(0, 1), "accuracy": 0.55 + 0.0033 * step + 0.06 * dice.gauss(0, 1), "parity": 1e-5 * (1 + dice.random())}
+        {
+            "step": step,
+            "reward": 0.6 + 0.003 * step + 0.06 * dice.gauss(0, 1),
+            "accuracy": 0.55 + 0.0033 * step + 0.06 * dice.gauss(0, 1),
+            "parity_gap": 1e-5 * (1 + dice.random()),
+        }
         for step in range(1, 41)
-    ]  # fmt: skip
+    ]

@@ -13,8 +13,9 @@ from html import escape
 
 from markupsafe import Markup
 
-WIDTH, HEIGHT = 640, 260
+WIDTH, HEIGHT = 480, 260
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
+NAMED = 58  # right margin where a named rule ends
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def line_chart(
     height: int = HEIGHT,
 ) -> Markup:
     """Lines over a grid; `bands` are named spans of x (training phases), `rule` a dashed level such as chance."""
-    frame = Frame(x, y, height)
+    frame = Frame(x, y, height, NAMED if rule else RIGHT)
     parts = []
     for index, (start, end, name) in enumerate(bands):
         left, right = frame.x(start), frame.x(end)
@@ -89,11 +90,11 @@ def line_chart(
 
 def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], y: Axis, rule: tuple[float, str] | None = None) -> Markup:
     """Groups of bars from zero with ± one standard error."""
-    frame = Frame(Axis(0, max(len(groups), 1), ()), y, HEIGHT)
+    frame = Frame(Axis(0, max(len(groups), 1), ()), y, HEIGHT, NAMED if rule else RIGHT)
     parts = [frame.grid()]
-    slot = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
+    slot = (frame.right - LEFT) / max(len(groups), 1)
     for index, (name, bars) in enumerate(groups):
-        width = min(34.0, slot * 0.78 / max(len(bars), 1))
+        width = min(26.0, slot * 0.8 / max(len(bars), 1))
         left = LEFT + slot * (index + 0.5) - width * len(bars) / 2
         for place, bar in enumerate(bars):
             if bar.value is None:
@@ -118,12 +119,13 @@ def bar_chart(groups: Sequence[tuple[str, Sequence[Bar]]], y: Axis, rule: tuple[
 class Frame:
     """Maps values to pixels and draws what surrounds the marks."""
 
-    def __init__(self, x: Axis, y: Axis, height: int):
-        self.x_axis, self.y_axis, self.bottom = x, y, height - BOTTOM
+    def __init__(self, x: Axis, y: Axis, height: int, margin: int):
+        self.x_axis, self.y_axis = x, y
+        self.bottom, self.right = height - BOTTOM, WIDTH - margin
 
     def x(self, value: float) -> float:
         span = (self.x_axis.high - self.x_axis.low) or 1
-        return LEFT + (value - self.x_axis.low) / span * (WIDTH - LEFT - RIGHT)
+        return LEFT + (value - self.x_axis.low) / span * (self.right - LEFT)
 
     def y(self, value: float) -> float:
         span = (self.y_axis.high - self.y_axis.low) or 1
@@ -134,7 +136,7 @@ class Frame:
         parts = []
         for value, text in self.y_axis.ticks:
             y = self.y(value)
-            parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<line class="grid" x1="{LEFT}" x2="{self.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" text-anchor="end" x="{LEFT - 8}" y="{y + 4:.1f}">{escape(text)}</text>')
         for value, text in self.x_axis.ticks:
             x = self.x(value)
@@ -142,7 +144,7 @@ class Frame:
                 f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{self.bottom + 18}">{escape(text)}</text>'
             )
         title = escape(self.x_axis.title)
-        middle = (LEFT + WIDTH - RIGHT) / 2
+        middle = (LEFT + self.right) / 2
         parts.append(f'<text class="axis" text-anchor="middle" x="{middle}" y="{self.bottom + 35}">{title}</text>')
         return "".join(parts)
 
@@ -151,8 +153,8 @@ class Frame:
             return ""
         y = self.y(rule[0])
         return (
-            f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text class="rulename" text-anchor="end" x="{WIDTH - RIGHT}" y="{y - 5:.1f}">{escape(rule[1])}</text>'
+            f'<line class="rule" x1="{LEFT}" x2="{self.right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="rulename" x="{self.right + 6}" y="{y + 4:.1f}">{escape(rule[1])}</text>'
         )
 
 
@@ -195,7 +197,7 @@ def number(value: float) -> str:
     """A value with at most three significant digits, and no exponent where it can be avoided."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{value:.3g}"
+    return f"{value:.3g}".replace("e-0", "e-")
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:

@@ -12,8 +12,6 @@ from longrl.evaluation.charts import Axis, Bar, Line
 from longrl.evaluation.summary import MODELS, NAMES, metrics
 from longrl.warehouse.artifacts import ArtifactRef
 
-PARITY = ("parity_gap", "parity", "mismatch")  # names under which a step's trainer-engine gap may be logged
-
 
 def rule(summary: Mapping[str, Any]) -> tuple[float, str] | None:
     guess = summary["accuracy"]["chance"]
@@ -65,21 +63,21 @@ def training_charts(refs: Mapping[str, ArtifactRef]) -> list[tuple[str, str, Mar
     """(title, note, chart) of what the trainers logged; empty when nothing was trained."""
     result = []
     sft, rl = metrics(refs.get("sft")), metrics(refs.get("rl"))
-    if losses := [(float(step["step"]), float(step["loss"])) for step in sft if "loss" in step]:
+    if losses := [(float(step["step"]), float(step["loss"])) for step in sft if step.get("loss") is not None]:
         phases = spans(sft)
         lines = [Line("loss", "sft", losses, faint=True), mean_line("loss", "sft", losses)]
-        note = "one line: moving mean; phases: " + ", ".join(name for _, _, name in phases) if phases else "moving mean"
+        note = "mean over the kinds of examples; phases: " + ", ".join(name for _, _, name in phases)
         y = charts.nice_axis([loss for _, loss in losses], "loss")
         result.append(("SFT loss", note, charts.line_chart(lines, steps_axis(losses), y, bands=phases)))
-    for keys, title, note in (
-        (("reward",), "RL reward", "mean over the step's rollouts, with a moving mean"),
-        (("accuracy",), "RL accuracy of rollouts", "share of sampled training rollouts that are right"),
-        (PARITY, "Trainer against engine", "largest |Δ logprob| between trainer and vLLM at each step"),
+    for key, title, note in (
+        ("reward", "RL reward", "mean over the step's rollouts, with a moving mean"),
+        ("accuracy", "RL accuracy of rollouts", "share of sampled training rollouts that are right"),
+        ("parity_gap", "Trainer against engine", "largest |Δ logprob| between trainer and vLLM at each step"),
     ):
-        points = [(float(step["step"]), float(step[key])) for step in rl for key in keys[:] if key in step]
+        points = [(float(step["step"]), float(step[key])) for step in rl if step.get(key) is not None]
         if points:
             values = [value for _, value in points]
-            share = max(values) <= 1 and keys is not PARITY
+            share = max(values) <= 1 and key != "parity_gap"
             y = (
                 Axis(0, 1, [(v, f"{v}") for v in (0, 0.25, 0.5, 0.75, 1)], title)
                 if share

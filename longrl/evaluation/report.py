@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from longrl.config import PipelineConfig
 from longrl.evaluation import figures
 from longrl.evaluation.gallery import VIDEOS, films
-from longrl.evaluation.summary import MODELS, NAMES, percent, reasons, summarize
+from longrl.evaluation.summary import MODELS, NAMES, metrics, percent, reasons, summarize
 from longrl.video.decode import FrameCache
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse, WarehouseError
 
@@ -27,7 +27,7 @@ from longrl.warehouse.artifacts import ArtifactRef, Warehouse, WarehouseError
 def report(
     config: PipelineConfig, refs: Mapping[str, ArtifactRef], warehouse: Warehouse, run_id: str, minutes: float
 ) -> Path:
-    """Write the run's page and summary, point `latest` at them, and return their folder.
+    """Write the run's page and summary, point `latest` at them, and return the page's path.
 
     `refs` are the run's artifacts by stage name in the order they were made; any may be missing. A report of the same
     run id is replaced. Raises `WarehouseError` when the folder cannot be written.
@@ -49,7 +49,7 @@ def report(
         link.replace(folder.with_name("latest"))
     except OSError as error:
         raise WarehouseError(f"report: cannot write {folder}: {error}; free space or choose WAREHOUSE=/path") from error
-    return folder
+    return folder / "index.html"
 
 
 def render(config: PipelineConfig, refs: Mapping[str, ArtifactRef], summary: dict[str, Any], frames: FrameCache) -> str:
@@ -75,6 +75,8 @@ def render(config: PipelineConfig, refs: Mapping[str, ArtifactRef], summary: dic
         training=figures.training_charts(refs),
         rejects=[(name, rule, n) for name, ref in refs.items() for rule, n in reasons(ref).items()],
         films=shown,
+        steps={stage: len(metrics(refs[stage])) for stage in ("sft", "rl") if stage in refs},
+        units=UNITS,
         film_total=len(held_out_videos(refs)),
         settings=json.dumps(config.model_dump(mode="json"), indent=2),
     )
@@ -93,11 +95,19 @@ def headline(summary: Mapping[str, Any]) -> str:
         return text
     if gain["se"] is None:
         return f"{text} With one video there is no telling a change by RL from chance."
-    if abs(gain["mean"]) <= 1.96 * gain["se"]:
+    if gain["low"] <= 0 <= gain["high"]:
         return f"{text} The change by RL is within its error."
     return f"{text} RL {'raised' if gain['mean'] > 0 else 'lowered'} the accuracy."
 
 
+UNITS = {
+    "ingest": "videos",
+    "segment": "clips",
+    "caption": "captions",
+    "reason": "questions",
+    "curate": "questions",
+    "evaluate": "answers",
+}
 PHRASES = {"base": "right before training", "sft": "after SFT", "rl": "after RL"}
 
 
@@ -111,25 +121,24 @@ def control(summary: Mapping[str, Any]) -> str:
     guess = summary["accuracy"]["chance"]
     if value is None or guess is None:
         return ""
-    name = NAMES[summary["final_model"]]
-    text = (
-        f"Shown another video instead, {name} is right {percent(value, se)}% of the time (chance {percent(guess)}%): "
-    )
-    if se is None:
-        return text + "too few videos to judge."
-    if value - guess > 1.96 * se:
-        return text + "more than chance, so part of its answers comes from the wording alone."
-    return text + "no better than chance, so it answers from the video."
+    name, gain = NAMES[summary["final_model"]], summary["gains"]["right_minus_shuffled_video"]
+    text = f"Shown another video instead, {name} is right {percent(value, se)}% of the time (chance {percent(guess)}%)"
+    if se is None or gain is None or gain["se"] is None:
+        return f"{text}: too few videos to judge."
+    if gain["low"] <= 0:
+        return f"{text}; the right video does not help beyond the error, so nothing shows that it is used."
+    if summary["shuffled_video"]["low"] > guess:
+        return f"{text}: more than chance, so part of its answers comes from the wording alone."
+    return f"{text}: no better than chance, so it answers from the video."
 
 
 def strip(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Dots with 95% spans on one 0–100 scale, in percent of its width."""
     rows = []
     for model in MODELS:
-        mean, se = summary["accuracy"][model], summary["accuracy_se"][model]
+        mean, span = summary["accuracy"][model], summary["accuracy_95"][model]
         if mean is not None:
-            reach = 1.96 * (se or 0.0)
-            low, high = max(0.0, mean - reach), min(1.0, mean + reach)
+            low, high = span
             rows.append({"model": model, "at": 100 * mean, "low": 100 * low, "span": 100 * (high - low)})
     return rows
 
@@ -141,9 +150,13 @@ def held_out_videos(refs: Mapping[str, ArtifactRef]) -> set[str]:
     return set(table.filter(table["split"] == "eval")["video_id"])
 
 
-def clock(value: float) -> str:
-    """Seconds as minutes and seconds, 75.2 as "1:15"."""
-    return f"{int(value) // 60}:{int(value) % 60:02d}"
+def clock(value: float, duration: float) -> str:
+    """A moment of a film: 75.2 as "1:15", or "1.5 s" where the whole film is short.
+
+    >>> clock(75.2, 120.0), clock(1.52, 3.0)
+    ('1:15', '1.5 s')
+    """
+    return f"{value:.1f} s" if duration < 10 else f"{int(value) // 60}:{int(value) % 60:02d}"
 
 
 def seconds(value: float) -> str:

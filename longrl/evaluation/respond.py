@@ -67,6 +67,7 @@ class Responder:
             tokens=self.tokens,
             embeds={"cached": self.embeds.hits, "encoded": self.embeds.misses},
             seconds={name: round(value, 1) for name, value in self.seconds.items()},
+            cpu_seconds=round(time.process_time(), 1),
         )
 
     def ask(self, model: str, requests: list[dict[str, Any]], all_requests: list[dict[str, Any]]) -> None:

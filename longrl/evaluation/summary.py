@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from rich.console import Console
 from rich.table import Table
 
 from longrl.config import Categories, PipelineConfig
@@ -61,6 +62,7 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
         "final_model": final or None,
         "accuracy": {"chance": chance(held_out), **means(overall)},
         "accuracy_se": errors(overall),
+        "accuracy_95": {model: [value.low, value.high] if value else None for model, value in overall.items()},
         "sampled_accuracy": means(sampled),
         "sampled_accuracy_se": errors(sampled),
         "gains": gains(headline, samples),
@@ -76,9 +78,14 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
         "format": form.get(final, {}),
         "format_models": form,
         "unparsable": {model: unparsable(headline, model) for model in MODELS},
-        "shuffled_video": {"accuracy": control.mean if control else None, "se": control.se if control else None},
+        "shuffled_video": {
+            "accuracy": control.mean if control else None,
+            "se": control.se if control else None,
+            "low": control.low if control else None,
+            "high": control.high if control else None,
+        },
         "evaluation_errors": int(headline["error"].is_not_null().sum()),
-        "reward": [step["reward"] for step in metrics(refs.get("rl")) if "reward" in step],
+        "reward": [step["reward"] for step in metrics(refs.get("rl")) if step.get("reward") is not None],
         "stages": [
             {
                 "name": name,
@@ -95,8 +102,8 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
 
 def results_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy in percent ± standard error by category, for the end of a run."""
-    title = f"Held-out accuracy, % ± standard error ({summary['splits']['eval']} questions, {summary['frames']} frames)"
-    table = Table(title=title, title_justify="left")
+    title = f"Held-out accuracy, % ± standard error\n{summary['splits']['eval']} questions, {summary['frames']} frames"
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("")
     for model in MODELS:
         table.add_column(NAMES[model], justify="right")
@@ -105,11 +112,17 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table.add_section()
     table.add_row("all, greedy", *percents(summary["accuracy"], summary["accuracy_se"]), style="bold")
     table.add_row("all, sampled", *percents(summary["sampled_accuracy"], summary["sampled_accuracy_se"]))
-    if (guess := summary["accuracy"]["chance"]) is not None:
-        table.caption = f"chance {100 * guess:.1f}" + "".join(
-            f" · {gain['text']}" for gain in summary["gains"].values() if gain is not None
-        )
+    guess = summary["accuracy"]["chance"]
+    lines = [] if guess is None else [f"chance: {percent(guess)}"]
+    table.caption = "\n".join(lines + [gain["text"] for gain in summary["gains"].values() if gain])
     return table
+
+
+def print_results(page: Path) -> None:
+    """Print the results table of a finished report, and where its page is."""
+    console = Console(soft_wrap=True)
+    console.print(results_table(json.loads(page.with_name("summary.json").read_text())))
+    console.print(f"report: {page}", highlight=False)
 
 
 def percents(means: Mapping[str, Any], ses: Mapping[str, Any]) -> list[str]:
@@ -164,19 +177,19 @@ def greedy(samples: pl.DataFrame, frames: int) -> pl.DataFrame:
 
 def judged(samples: pl.DataFrame, model: str) -> Estimate | None:
     """Accuracy of one model over these rows, clustered by video."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return accuracy(rows["correct"].cast(pl.Float64).to_list(), rows["video_id"].to_list())
 
 
 def share_formed(samples: pl.DataFrame, model: str) -> float | None:
     """Share of responses with the think-answer form."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return float(rows["well_formed"].cast(pl.Float64).mean()) if rows.height else None  # type: ignore[arg-type]
 
 
 def unparsable(samples: pl.DataFrame, model: str) -> int | None:
     """Questions from whose response no option could be read; they count as wrong."""
-    rows = samples.filter(pl.col("model") == model)
+    rows = of(samples, model)
     return int(rows["extracted"].is_null().sum()) if rows.height else None
 
 
@@ -192,19 +205,28 @@ def last_model(samples: pl.DataFrame) -> str:
 
 
 def gains(headline: pl.DataFrame, samples: pl.DataFrame) -> dict[str, dict[str, Any] | None]:
-    """Paired differences between successive models, in shares, each with a sentence a person can quote."""
+    """Paired differences in shares, each with a sentence a person can quote; None where one side is missing."""
     sampled = samples.filter(pl.col("mode") == "sampled")
+    final = last_model(samples)
     wanted = {
-        "sft_minus_base": (headline, "base", "sft", "greedy"),
-        "rl_minus_sft": (headline, "sft", "rl", "greedy"),
-        "rl_minus_sft_sampled": (sampled, "sft", "rl", "sampled"),
+        "sft_minus_base": (of(headline, "base"), of(headline, "sft"), "SFT − Base, greedy"),
+        "rl_minus_sft": (of(headline, "sft"), of(headline, "rl"), "RL − SFT, greedy"),
+        "rl_minus_sft_sampled": (of(sampled, "sft"), of(sampled, "rl"), "RL − SFT, sampled"),
+        "right_minus_shuffled_video": (
+            of(samples.filter(pl.col("mode") == "shuffled_video"), final),
+            of(headline, final),
+            f"{NAMES.get(final, '')} with the right video − with another's",
+        ),
     }
     result: dict[str, dict[str, Any] | None] = {}
-    for name, (rows, first, second, how) in wanted.items():
-        gain = difference(*(rows.filter(pl.col("model") == model) for model in (first, second)))
-        text = f"{NAMES[second]} − {NAMES[first]}, {how}: {points(gain)}" if gain else ""
-        result[name] = {**asdict(gain), "text": text} if gain else None
+    for name, (first, second, words) in wanted.items():
+        gain = difference(first, second)
+        result[name] = {**asdict(gain), "text": f"{words}: {points(gain)}"} if gain else None
     return result
+
+
+def of(samples: pl.DataFrame, model: str) -> pl.DataFrame:
+    return samples.filter(pl.col("model") == model)
 
 
 def means(estimates: Mapping[str, Estimate | None]) -> dict[str, float | None]:

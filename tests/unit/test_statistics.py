@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from longrl.evaluation import statistics
-from longrl.evaluation.statistics import accuracy, clustered_mean, difference
+from longrl.evaluation.statistics import accuracy, clustered_mean, difference, t95
 
 
 def answers(seed, videos=150, questions=5, spread=0.35):
@@ -71,9 +71,9 @@ def test_the_interval_covers_the_truth_about_95_times_in_100():
 
 def test_the_interval_of_independent_answers_is_wilsons():
     estimate = accuracy([1.0] * 30 + [0.0] * 10, [f"v{i}" for i in range(40)])
-    # Wilson for 30/40 with n = 39 (the error of a mean divides by n - 1): solved from |p - x| = z sqrt(x(1-x)/39)
+    # Wilson for 30/40 with n = 39 (the error of a mean divides by n - 1): solved from |p - x| = t sqrt(x(1-x)/39)
     for x in (estimate.low, estimate.high):
-        assert abs(0.75 - x) == pytest.approx(1.959964 * np.sqrt(x * (1 - x) / 39), rel=1e-6)
+        assert abs(0.75 - x) == pytest.approx(2.022691 * np.sqrt(x * (1 - x) / 39), rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -81,6 +81,13 @@ def test_answers_that_all_agree_still_have_an_interval(value):
     estimate = accuracy([value] * 20, [f"v{i // 2}" for i in range(20)])
     assert 0.2 < estimate.high - estimate.low < 0.4
     assert 0.0 <= estimate.low <= value <= estimate.high <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("freedom", "tabled"), [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (10, 2.228), (60, 2.000)]
+)
+def test_students_t_is_that_of_the_tables(freedom, tabled):
+    assert t95(freedom) == pytest.approx(tabled, rel=0.012)
 
 
 def test_one_video_has_no_error():
