@@ -14,6 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 CATEGORIES = ("temporal", "goal", "spatial", "plot")
 LETTERS = "ABCD"
@@ -37,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with four options and its reasoned answer; `answer` is a letter, `kind` the template within `category`."""
+    """A question with its options and reasoned answer; `answer` is a letter, `kind` the template within `category`."""
 
     category: str
     kind: str
@@ -91,9 +92,9 @@ def _temporal(events: Sequence[Event], rng: random.Random) -> list[Question]:
 
     asked = [
         ask("ordinal", f"Who acts {ordinal}?", event, f"clip {event.clip}: {event.actor}")
-        for ordinal, event in zip(ORDINALS, events)
+        for ordinal, event in zip(ORDINALS, events, strict=False)
     ]
-    for one, two in zip(events, events[1:]):
+    for one, two in pairwise(events):
         forwards, backwards = _order(events), _order(events[::-1])
         steps = f"{forwards}, {one.actor} {two.clip}: {two.actor}"
         asked.append(ask("after", f"Who acts right after {one.actor}?", two, steps))
@@ -113,7 +114,7 @@ def _spatial(event: Event, events: Sequence[Event], corners: Sequence[str], rng:
 
 
 def _plot(events: Sequence[Event], rng: random.Random) -> Question:
-    """The order of the whole story. The wrong orders are its rotations: the same agents, every neighbour but one right."""
+    """The order of the whole story. The wrong orders are its rotations: the same agents, and most neighbours right."""
     actors = [event.actor for event in events]
     orders = [" ".join(actors[k:] + actors[:k]) for k in range(len(actors))]
     return _question("plot", "order", "Who acts in which order?", orders[0], orders, events, _order(events), rng)
