@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from longrl.teachers.measure import PARTS, measure
 from longrl.teachers.scenery import busiest_part, busiest_quarter, describe, light_over
 

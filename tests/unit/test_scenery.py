@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longrl.teachers.base import CaptionedClip
 from longrl.teachers.measure import HALVES, PARTS
 from longrl.teachers.scenery import describe, light_over, questions

@@ -59,7 +59,9 @@ def test_any_text_survives_the_tokenizer(processor, text):
 
 def test_known_words_letters_and_marks_are_one_token_each(processor):
     chat = ChatFormat(processor.tokenizer)
-    assert len(chat.encode("<think>clip 1: red visits the northwest tree. so white (B)</think><answer>B</answer>")) == 15
+    assert (
+        len(chat.encode("<think>clip 1: red visits the northwest tree. so white (B)</think><answer>B</answer>")) == 15
+    )
     assert len(chat.prompt("Who acts first?").compact) == 12
 
 
