@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
+from prefect.logging.handlers import PrefectConsoleHandler
 
 from longrl.config import ConfigError, PipelineConfig, load_config, recipes
 from longrl.errors import LongrlError
@@ -59,9 +61,18 @@ def fail_in_words() -> Iterator[None]:
         sys.exit(130)
 
 
+def quiet_console() -> None:
+    """Leave the terminal to the stages' own lines; what Prefect logs still goes to its server."""
+    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.setLevel(logging.CRITICAL)
+
+
 def main(description: str, run: Callable[[PipelineConfig], Any]) -> None:
     """Parse the command line and run a flow with the configuration it asks for."""
     options = parser(description).parse_args()
+    quiet_console()
     with fail_in_words():
         config = config_of(options)
         if options.dry_run:

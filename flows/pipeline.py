@@ -18,12 +18,15 @@ from longrl.config import PipelineConfig
 def pipeline(config: PipelineConfig) -> Path:
     """Videos in, a reasoning model and its report out; returns the report's path."""
     from longrl.evaluation.report import report
+    from longrl.evaluation.summary import print_results
 
     started = time.monotonic()
     run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{config.recipe}-{secrets.token_hex(2)}"
     stages = Stages(config)
     stages.until("evaluate")
-    return report(config, stages.refs, stages.warehouse, run_id, minutes=(time.monotonic() - started) / 60)
+    page = report(config, stages.refs, stages.warehouse, run_id, minutes=(time.monotonic() - started) / 60)
+    print_results(page)
+    return page
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ class Stages:
         self.warehouse = Warehouse(config.warehouse, refresh=refresh)
         self.refs: dict[str, ArtifactRef] = {}
 
-    def run(self, stage: Callable[..., ArtifactRef], *inputs: Any) -> ArtifactRef:
+    def run(self, stage: Callable[..., Any], *inputs: Any) -> ArtifactRef:
         """Run one stage, remember its artifact and print its line."""
-        ref = stage(*inputs, self.warehouse)
+        ref = stage(*inputs, self.warehouse, return_state=True).result()
         self.refs[ref.stage] = ref
         print(stage_line(ref), flush=True)
         return ref
