@@ -55,7 +55,8 @@ def build_student(
         text_config=dict(  # noqa: C408
             vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
             num_attention_heads=heads, num_key_value_heads=key_heads, max_position_embeddings=32768,
-            rope_parameters=rope, initializer_range=spread, bos_token_id=0, eos_token_id=ids["<|im_end|>"], pad_token_id=0,
+            rope_parameters=rope, initializer_range=spread, bos_token_id=0,
+            eos_token_id=ids["<|im_end|>"], pad_token_id=0,
             tie_word_embeddings=True,
         ),
         vision_config=dict(  # noqa: C408
