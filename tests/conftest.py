@@ -19,3 +19,12 @@ def loaded_student(student_folder):
     from longrl.models import qwen2_5_vl
 
     return qwen2_5_vl.load(student_folder)
+
+
+@pytest.fixture(scope="session")
+def engine(student_folder):
+    """One vLLM engine for all tests of a session (20 s to start); leave it with the student's own weights."""
+    from longrl.rollout.vllm import Engine
+
+    with Engine(student_folder, max_model_len=512) as engine:
+        yield engine

@@ -35,7 +35,9 @@ def question_text(question: str, options: Sequence[str]) -> str:
     """
     if len(options) > len(ascii_uppercase):
         raise ValueError(f"{len(options)} options, but there are only {len(ascii_uppercase)} letters: {question!r}")
-    return "\n".join([question, *(f"- {option} ({letter})" for letter, option in zip(ascii_uppercase, options))])
+    return "\n".join(
+        [question, *(f"- {option} ({letter})" for letter, option in zip(ascii_uppercase, options, strict=False))]
+    )
 
 
 def caption_text() -> str:

@@ -17,6 +17,7 @@ import json
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from longrl.mrsp import attention
 class Student:
     """A Qwen2.5-VL with what is needed to feed it."""
 
-    model: Qwen2_5_VLForConditionalGeneration
+    model: Any  # Qwen2_5_VLForConditionalGeneration
     tokenizer: Any
     processor: Any  # the video processor: patch sizes, colour mean and deviation
     chat: ChatFormat = field(init=False)
@@ -67,12 +68,14 @@ def load(folder: str | Path, dtype: torch.dtype | str = torch.float32, device: s
     if (kind := json.loads(path.read_text()).get("model_type")) != "qwen2_5_vl":
         raise ValueError(f"{folder} is a {kind!r} model; longrl trains qwen2_5_vl")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    model: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
     prepare(model)
-    return Student(model.to(device).train(), AutoTokenizer.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder))
+    return Student(
+        model.to(device).train(), AutoTokenizer.from_pretrained(folder), AutoVideoProcessor.from_pretrained(folder)
+    )
 
 
-def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def prepare(model: Any) -> None:
     """Turn on shared-prefix attention in the language model and batched windows in the tower."""
     attention.register()
     model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
@@ -80,16 +83,20 @@ def prepare(model: Qwen2_5_VLForConditionalGeneration) -> None:
         block.attn.forward = types.MethodType(_equal_windows, block.attn)
 
 
-def _equal_windows(self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, **kwargs: Any) -> Tensor:
+def _equal_windows(
+    self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, **kwargs: Any
+) -> Tensor:
     """Vision attention in which windows of one length are a batch; other cases go to the model's own code."""
     ends = cu_seqlens.tolist()
     length = ends[1] - ends[0]
-    if any(b - a != length for a, b in zip(ends, ends[1:])):
+    if any(b - a != length for a, b in pairwise(ends)):
         return type(self).forward(self, hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
     rows = hidden_states.shape[0]
     query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
     query, key = modeling_qwen2_5_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (x.view(rows // length, length, self.num_heads, -1).transpose(1, 2) for x in (query, key, value))
+    query, key, value = (
+        x.view(rows // length, length, self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
+    )
     out = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
     return self.proj(out.transpose(1, 2).reshape(rows, -1))
 
@@ -102,7 +109,7 @@ def patches(student: Student, frames: np.ndarray | Tensor) -> tuple[Tensor, Grid
     """
     p = student.processor
     patch, merge, temporal = p.patch_size, p.merge_size, p.temporal_patch_size
-    x = torch.as_tensor(np.asarray(frames))
+    x = torch.tensor(np.asarray(frames))  # a copy: cached frames are read-only
     if x.dtype != torch.uint8 or x.ndim != 4 or x.shape[3] != 3:
         raise ValueError(f"frames must be uint8 (T, height, width, 3), not {x.dtype} {tuple(x.shape)}")
     if x.shape[1] % (patch * merge) or x.shape[2] % (patch * merge):
@@ -172,7 +179,9 @@ def token_embeds(student: Student, ids: Tensor, video_embeds: Tensor | None = No
     return embeds.masked_scatter(pads[..., None], video_embeds.to(embeds.dtype))
 
 
-def text_hidden(student: Student, embeds: Tensor, position_ids: Tensor, layout: attention.Layout | None = None) -> Tensor:
+def text_hidden(
+    student: Student, embeds: Tensor, position_ids: Tensor, layout: attention.Layout | None = None
+) -> Tensor:
     """Run the language model on embeddings (B, L, H) at positions (3, B, L): last hidden states (B, L, H), normed.
 
     Rows are causal and may be right-padded; with a `layout` they share a prefix (see `longrl.mrsp.attention`).

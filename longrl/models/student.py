@@ -75,7 +75,9 @@ def check_folder(folder: Path) -> Path:
     """Return the folder if it looks like a Qwen2.5-VL model; raises `StudentError` otherwise."""
     missing = [" or ".join(names) for names in NEEDED if not any((folder / name).is_file() for name in names)]
     if missing:
-        raise StudentError(f"model.path={folder} is no Hugging Face folder of a Qwen2.5-VL: {', '.join(missing)} missing")
+        raise StudentError(
+            f"model.path={folder} is no Hugging Face folder of a Qwen2.5-VL: {', '.join(missing)} missing"
+        )
     if not any(folder.glob("*.safetensors")):
         raise StudentError(f"model.path={folder} has no *.safetensors; download the weights too")
     kind = json.loads((folder / "config.json").read_text()).get("model_type")

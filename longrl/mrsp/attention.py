@@ -1,7 +1,7 @@
 """Shared-prefix attention: B prompts, each with G responses that see their prompt and themselves.
 
-A row of the batch is packed `[prompt | r_1 | ... | r_G]`: prompts right-padded to P tokens, responses to R. Instead of a
-block mask over P + G·R tokens, the cascade makes three calls of a flash kernel:
+A row of the batch is packed `[prompt | r_1 | ... | r_G]`: prompts right-padded to P tokens, responses to R. Instead of
+a block mask over P + G·R tokens, the cascade makes three calls of a flash kernel:
     1. prompt queries, causal, over the prompt;
     2. all G·R response queries at once, over the prompt's keys (never copied; a mask hides the prompt's padding);
     3. response queries, causal, over their own response;
@@ -107,19 +107,35 @@ def concatenated(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scal
         mask = mask & seen[:, None, None]
     whole = [torch.cat([rows(p[:, :, None].expand(-1, -1, G, -1, -1)), rows(r)], 2) for p, r in ((kp, kr), (vp, vr))]
     mask = mask.repeat_interleave(G, 0)
-    own = F.scaled_dot_product_attention(rows(qr), *whole, attn_mask=mask, scale=scale)
+    own = F.scaled_dot_product_attention(rows(qr), whole[0], whole[1], attn_mask=mask, scale=scale)
     return torch.cat([prompt, unrows(own, layout)], 2)
 
 
-def _forward(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _forward(
+    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Flash attention on the CPU: output like `query` and its log-sum-exp, (B, A, L)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, causal, attn_mask=bias, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=bias, scale=scale
+    )
 
 
-def _backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float, bias: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    # the kernel reads lse as (B, L, A) in memory
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    causal: bool,
+    scale: float,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Its backward; the kernel reads the log-sum-exp as (B, L, A) in memory."""
     lse = lse.transpose(1, 2).contiguous().transpose(1, 2)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(grad, query, key, value, out, lse, 0.0, causal, attn_mask=bias, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        grad, query, key, value, out, lse, 0.0, causal, attn_mask=bias, scale=scale
+    )
 
 
 class Cascade(torch.autograd.Function):

@@ -62,9 +62,11 @@ class EmbeddingCache:
             self.misses += 1
             return None
         except (SafetensorError, OSError, ValueError):
-            return self._discard(path)
+            self._discard(path)
+            return None
         if str(embeds.dtype) != f"torch.{key.dtype}" or len(grid) != 3 or not torch.isfinite(embeds).all():
-            return self._discard(path)
+            self._discard(path)
+            return None
         self.hits += 1
         return VideoEmbeds(embeds, grid)
 

@@ -86,7 +86,8 @@ def score(
     hidden, targets, counts = _forward(student, groups, kernel)
     values = token_logprobs(student, hidden, targets, temperature, entropy)
     logprobs, entropies, correct = (None if v is None else _regroup(v, groups, counts) for v in values)
-    assert logprobs is not None and correct is not None
+    assert logprobs is not None
+    assert correct is not None
     return Scored(logprobs, entropies, correct)
 
 
@@ -112,7 +113,10 @@ def _forward(
     R = max(len(suffix) for group in groups for suffix in group.suffixes)
     ids = torch.full((len(groups), P + G * R), pad)
     position_ids = torch.zeros(3, len(groups), P + G * R, dtype=torch.long)
-    rows, columns, targets, counts = [], [], [], []
+    rows: list[int] = []
+    columns: list[int] = []
+    targets: list[int] = []
+    counts: list[int] = []
     for b, group in enumerate(groups):
         n = len(group.prefix)
         # A prefix is never split inside the video: what comes after it is text, counting up by one.
@@ -134,7 +138,11 @@ def _forward(
     embeds = _embed(student, ids.to(device), videos, P)
     ragged = torch.tensor(lengths, device=device) if min(lengths) != P else None
     hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, Layout(P, G, R, ragged, kernel))
-    return hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)], torch.tensor(targets, device=device), counts
+    return (
+        hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)],
+        torch.tensor(targets, device=device),
+        counts,
+    )
 
 
 def _embed(student: Student, ids: Tensor, videos: list[Tensor], P: int) -> Tensor:

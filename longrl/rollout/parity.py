@@ -100,10 +100,10 @@ def check(
         ours, theirs = prompts[number], requests[number].prompt
         text = student.tokenizer.decode([gap.token])
         raise ParityError(
-            f"question {gap.question}, sample {gap.sample}: token {gap.position} ({text!r}, id {gap.token}) has logprob "
-            f"{gap.trainer:.4f} in the trainer and {gap.engine:.4f} in vLLM, {gap.largest:.4f} apart (tolerance "
-            f"{tolerance}). Frame plan {plans[number]}; grid {ours.grid} and {ours.second_per_grid} s per temporal patch "
-            f"in the trainer, {theirs.grid} and {theirs.second_per_grid} s in vLLM. Compare weights, frame plan, "
+            f"question {gap.question}, sample {gap.sample}: token {gap.position} ({text!r}, id {gap.token}) has "
+            f"logprob {gap.trainer:.4f} in the trainer and {gap.engine:.4f} in vLLM, {gap.largest:.4f} apart "
+            f"(tolerance {tolerance}). Frame plan {plans[number]}; grid {ours.grid} and {ours.second_per_grid} s per temporal "
+            f"patch in the trainer, {theirs.grid} and {theirs.second_per_grid} s in vLLM. Compare weights, frame plan, "
             "positions and dtype of the two."
         )
     return gap

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class Engine:
         folder: str | Path,
         max_model_len: int = 4096,
         seed: int = 0,
-        dtype: str = "float32",
+        dtype: Literal["float32", "bfloat16"] = "float32",
         max_num_seqs: int = 256,
         kv_cache_gib: int = 1,
         memory_share: float = 0.4,
@@ -116,7 +116,8 @@ class Engine:
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
-            self._llm.llm_engine.engine_core._finalizer.detach()
+            client: Any = self._llm.llm_engine.engine_core
+            client._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
         self.chat = ChatFormat(self._llm.get_tokenizer())
         self._hidden = hidden_size or self._llm.llm_engine.model_config.get_hidden_size()
@@ -146,8 +147,12 @@ class Engine:
             )
             for request in requests
         ]
-        with _undisturbed():
-            outputs = self._llm.generate([self._input(request) for request in requests], params, use_tqdm=False)
+        try:
+            with _undisturbed():
+                outputs = self._llm.generate([self._input(request) for request in requests], params, use_tqdm=False)
+        except BaseException:
+            self.close()  # what was under way stays in vLLM's queue and would be answered to the next caller
+            raise
         results = []
         for request, output in zip(requests, outputs, strict=True):
             rollouts = [self._rollout(completion) for completion in sorted(output.outputs, key=lambda c: c.index)]
@@ -271,7 +276,8 @@ def _register_transfer() -> None:
             reload.initialize_layerwise_reload(self.model)  # unpacks the CPU's packed weights
 
         def receive_weights(self, update_info: Any) -> None:
-            self.model.load_weights(update_info.weights)
+            model: Any = self.model
+            model.load_weights(update_info.weights)
 
         def finish_weight_update(self) -> None:
             reload.finalize_layerwise_reload(self.model, self.model_config)
@@ -287,7 +293,11 @@ def _environment(kv_cache_gib: int) -> Iterator[None]:
     """vLLM's settings, which it reads from the environment; what it adds there for child processes is taken back."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib))
     # Threads stay unbound: binding would tie the trainer, and every rank, to the same core.
-    for name, value in {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}.items():
+    for name, value in {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+    }.items():
         os.environ.setdefault(name, value)
     before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "LOCAL_WORLD_SIZE")}
     set_threads = torch.set_num_threads

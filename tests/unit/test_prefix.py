@@ -98,7 +98,9 @@ def test_groups_of_different_prompts_and_sizes_in_one_batch(exact):
     groups = [prefix.response_group(*parts) for parts in zip(prompts, embeds, responses, strict=True)]
     ours = [row for group in prefix.score(exact, groups, temperature=0.7).logprobs for row in group]
     theirs = [
-        row for parts in zip(prompts, embeds, responses, strict=True) for row in separate(exact, *parts, temperature=0.7)
+        row
+        for parts in zip(prompts, embeds, responses, strict=True)
+        for row in separate(exact, *parts, temperature=0.7)
     ]
     assert_equal(exact, ours, theirs, 1e-9, 1e-9)
 

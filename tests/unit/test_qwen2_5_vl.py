@@ -85,7 +85,7 @@ def test_text_after_a_long_video_goes_on_after_its_last_frame(loaded_student):
 def test_embeddings_of_another_grid_are_refused(loaded_student):
     prompt = loaded_student.chat.prompt("x", (4, 4, 4))
     with pytest.raises(ValueError, match="another grid"):
-        qwen2_5_vl.token_embeds(loaded_student, torch.tensor([prompt.expanded]), torch.zeros(8, 64))
+        qwen2_5_vl.token_embeds(loaded_student, torch.tensor([prompt.expanded]), torch.zeros(8, 128))
 
 
 def test_the_towers_digest_follows_its_weights_alone(student_folder):
