@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longrl.config import PipelineConfig
+from longrl.warehouse import catalog
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.caption import caption
 from tasks.curate import curate
@@ -53,6 +54,7 @@ class Stages:
                     run(reason, config.reason, refs["caption"], config.seed)
                 case "curate":
                     run(curate, config.curate, refs["caption"], refs["reason"], config.seed)
+        catalog.rebuild(self.warehouse, refs.values())  # to be queried while the training goes on
 
     def training(self, until: str = "rl") -> None:
         """From the curated questions to the RL checkpoint."""
@@ -79,6 +81,7 @@ class Stages:
             self.training(until="rl" if place > ORDER.index("sft") else stage)
         if stage == "evaluate":
             self.evaluation()
+            catalog.rebuild(self.warehouse, self.refs.values())
         return self.refs[stage]
 
 

@@ -21,7 +21,7 @@ def write_video(
     audio: bool = False,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Encode uint8 (T, H, W, 3) frames as H.264; `times` in seconds makes the rate variable. The ending picks the container."""
+    """Encode uint8 (T, H, W, 3) frames as H.264; `times` in seconds makes the rate variable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
@@ -68,7 +68,7 @@ def numbers_of(frames: np.ndarray) -> list[int]:
 
 
 def rotate_header(path: Path, degrees: int) -> Path:
-    """Set an mp4's display matrix, as a phone held sideways does: shown turned by `degrees` clockwise (90, 180 or 270)."""
+    """Set an mp4's display matrix, as a phone held sideways does: 90, 180 or 270 degrees clockwise."""
     data = bytearray(path.read_bytes())
     turn = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees]
     a, b, c, d = (value * 0x10000 for value in turn)

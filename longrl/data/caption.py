@@ -62,11 +62,15 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
             else:
                 draft.reject(clip.clip_id, "teacher", reasons.get(clip.clip_id, "the teacher gave no answer"))
         if not rows:
-            raise NoCaptions(f"none of {len(work)} clips could be described: {'; '.join(sorted(set(reasons.values()))[:3])}")
+            raise NoCaptions(
+                f"none of {len(work)} clips could be described: {'; '.join(sorted(set(reasons.values()))[:3])}"
+            )
         draft.facts |= {"teacher": teacher.identity}
         draft.write(pl.DataFrame(rows, schema=schemas.empty("caption").schema))
 
-    return warehouse.produce("caption", VERSION, {"teacher": teacher.identity}, {"videos": videos, "clips": clips}, build)
+    return warehouse.produce(
+        "caption", VERSION, {"teacher": teacher.identity}, {"videos": videos, "clips": clips}, build
+    )
 
 
 def _open_clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:

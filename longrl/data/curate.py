@@ -52,7 +52,7 @@ shuffled AS (
 SELECT * REPLACE (
     others[:place - 1] || [gold] || others[place:] AS options,
     chr(64 + place::INTEGER) AS answer
-)
+), options AS old_options
 FROM shuffled ORDER BY position
 """
 
@@ -162,21 +162,25 @@ def split_counts(videos: int, sft_share: float, eval_share: float) -> dict[str, 
 
 def relabelled(dataset: pl.DataFrame) -> pl.DataFrame:
     """Move the letters in `reasoning` and `conclusion` along with their options (see `relabel`)."""
+    old, new = dataset["old_options"].to_list(), dataset["options"].to_list()
     columns = {
-        name: [
-            relabel(text, new) for text, new in zip(dataset[name].to_list(), dataset["options"].to_list(), strict=True)
-        ]
+        name: [relabel(text, *options) for text, *options in zip(dataset[name].to_list(), old, new, strict=True)]
         for name in ("reasoning", "conclusion")
     }
     return dataset.with_columns(pl.Series(name, texts, dtype=pl.String) for name, texts in columns.items())
 
 
-def relabel(text: str, options: list[str]) -> str:
-    """Give every "<option> (<letter>)" in a text the letter of the option's place in `options`.
+def relabel(text: str, old: list[str], new: list[str]) -> str:
+    """Give every "<option> (<its letter>)" in a text the letter of the option's place in `new`.
 
-    >>> relabel("first red, then blue, so blue (A)", ["red", "blue"])
+    >>> relabel("first red, then blue, so blue (A)", ["blue", "red"], ["red", "blue"])
     'first red, then blue, so blue (B)'
     """
-    letters = {option: chr(65 + place) for place, option in enumerate(options)}
-    longest_first = "|".join(re.escape(option) for option in sorted(options, key=len, reverse=True))
-    return re.sub(rf"({longest_first}) \([A-Z]\)", lambda match: f"{match[1]} ({letters[match[1]]})", text)
+
+    def moved(letter: re.Match[str]) -> str:
+        place = ord(letter[1]) - 65
+        if place >= len(old) or not text.endswith(f"{old[place]} ", 0, letter.start()):
+            return letter[0]
+        return f"({chr(65 + new.index(old[place]))})"
+
+    return re.sub(r"\(([A-Z])\)", moved, text)

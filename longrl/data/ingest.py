@@ -36,14 +36,15 @@ def ingest(
 ) -> ArtifactRef:
     """Table VIDEOS of the usable videos under `folder` (subfolders too); rejects are the quarantine.
 
-    A decoder that gives no sign of life for `patience` seconds is killed and its file quarantined. Of files with the same
-    bytes the first by name is taken. Raises `FolderError` when there is no folder, no video in it, or none is usable.
+    A decoder that gives no sign of life for `patience` seconds is killed and its file quarantined. Of files with the
+    same bytes the first by name is taken. Raises `FolderError` when there is no folder, no video in it, or none is
+    usable.
     """
     folder = Path(folder).absolute()
     files = find_videos(folder, settings.extensions)
     ledger = warehouse.ledger("ingest")
     try:
-        digests = _digests(files, ledger, settings.workers, patience)
+        digests = _digests(files, ledger, settings.workers)
     finally:
         ledger.close()
     listing = "\n".join(f"{path.relative_to(folder)}\0{digests[path]}" for path in files)
@@ -73,7 +74,7 @@ def ingest(
 
 
 def find_videos(folder: Path, extensions: Iterable[str]) -> list[Path]:
-    """Regular files below `folder` with one of the endings (in any case), by name; names that start with a dot are left.
+    """Regular files below `folder` with one of the endings (in any case), by name; hidden ones are left.
 
     Raises `FolderError` when there is no such folder or no such file.
     """
@@ -90,7 +91,7 @@ def find_videos(folder: Path, extensions: Iterable[str]) -> list[Path]:
     return files
 
 
-def _digests(files: list[Path], ledger: Ledger, workers: int, patience: float) -> dict[Path, str]:
+def _digests(files: list[Path], ledger: Ledger, workers: int) -> dict[Path, str]:
     """sha256 of every file, from the ledger where path, size and modification time are those of last time."""
     keys = {}
     for path in files:
@@ -99,12 +100,12 @@ def _digests(files: list[Path], ledger: Ledger, workers: int, patience: float) -
     known = ledger.get_many(keys.values())
     digests = {path: known[key] for path, key in keys.items() if key in known}
     missing = [str(path) for path in files if path not in digests]
-    jobs = run_jobs(file_digest, missing, workers, expected=(OSError,), patience=patience)
-    for path, digest in track(jobs, "ingest: naming files", len(missing)):
+    jobs = run_jobs(file_digest, missing, workers, expected=(OSError,))
+    for name, digest in track(jobs, "ingest: naming files", len(missing)):
         if isinstance(digest, Exception):
-            raise FolderError(f"cannot read {path}: {digest}; mend its permissions or take it out of the folder")
-        digests[Path(path)] = digest
-        ledger.put(keys[Path(path)], digest)
+            raise FolderError(f"cannot read {name}: {digest}; mend its permissions or take it out of the folder")
+        digests[Path(name)] = digest
+        ledger.put(keys[Path(name)], digest)
     return digests
 
 
@@ -118,7 +119,7 @@ def _probes(
     missing = [(digest, str(path), settings.minimum_frames) for digest, path in first.items() if digest not in found]
     jobs = run_jobs(probe_job, missing, settings.workers, expected=(DecodeError,), patience=patience)
     for (digest, _, _), result in track(jobs, "ingest: probing videos", len(missing)):
-        if isinstance(result, WorkerLost):  # not recorded: a busy machine may be the cause, so the next run tries again
+        if isinstance(result, WorkerLost):  # not recorded: on a less busy machine it may go well
             found[digest] = {"rule": "hangs", "reason": str(result)}
             continue
         broken = {"rule": "unreadable", "reason": str(result)}

@@ -22,8 +22,12 @@ class TeacherError(LongrlError):
     """This one item could not be done (refused, unparsable answer, unreadable frames): it becomes a reject."""
 
 
-class TeacherUnavailable(Transient):
-    """No item can be done (server unreachable, key refused): the stage stops, and what was finished is kept."""
+class TeacherUnavailable(LongrlError):
+    """No item can be done (key refused, no such model): the stage stops, and what was finished is kept."""
+
+
+class TeacherUnreachable(TeacherUnavailable, Transient):
+    """No item can be done just now (no connection, an overloaded server): the stage is worth trying again later."""
 
 
 @dataclass(frozen=True)

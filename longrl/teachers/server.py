@@ -3,7 +3,7 @@
 How it differs from the client's own retries: what may pass (429, 5xx, a timeout, a lost connection) is retried with
 jittered back-off or after the time the server asks for; what will not pass (400, 401, 403, 404) is never sent twice.
 A failure that outlives its retries is the *item's* (`TeacherError`, and the others go on) when the server answered
-somebody else in the meantime, and the *server's* (`TeacherUnavailable`, one clear error) when it did not.
+others in the meantime or answers a short question now, else the *server's* (`TeacherUnavailable`, one clear error).
 
 Servers speak dialects: some know no JSON schema, some want `max_completion_tokens`, some fix the temperature. A 400
 that names such a parameter changes the dialect once for all following requests.
@@ -28,7 +28,7 @@ import openai
 from openai.types.chat import ChatCompletion
 
 from longrl.config import TeacherServer
-from longrl.teachers.base import TeacherError, TeacherUnavailable
+from longrl.teachers.base import TeacherError, TeacherUnavailable, TeacherUnreachable
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -181,8 +181,8 @@ class Server:
                 if not may_pass(error):
                     raise self._unavailable(error) from None
                 if attempt == attempts:
-                    served_others = self._answered > answered_before
-                    if served_others and not isinstance(error, openai.RateLimitError):
+                    overloaded = isinstance(error, openai.RateLimitError)
+                    if not overloaded and (self._answered > answered_before or await self._alive()):
                         raise TeacherError(f"{self.clean(error)}, {attempts} times") from None
                     raise self._unavailable(error, attempts) from None
                 wait = waiting_time(error, attempt)
@@ -191,6 +191,17 @@ class Server:
                 )
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
+
+    async def _alive(self) -> bool:
+        """Whether the server answers a short question just now."""
+        tokens = {self._dialect.tokens_field: 16}
+        question = [{"role": "user", "content": "Say yes."}]
+        try:
+            async with self._slots, asyncio.timeout(self.settings.timeout):
+                await self._client.chat.completions.create(model=self._model, messages=question, **tokens)  # type: ignore
+        except (openai.APIError, TimeoutError, ValueError):
+            return False
+        return True
 
     def _text(self, completion: Any) -> str:
         if not isinstance(completion, ChatCompletion) or not completion.choices:
@@ -237,7 +248,8 @@ class Server:
         else:
             remedy = f"start the server or set {where}.base_url"
         times = f" ({attempts} attempts)" if attempts > 1 else ""
-        return TeacherUnavailable(
+        kind = TeacherUnreachable if may_pass(error) else TeacherUnavailable
+        return kind(
             f"the teacher's server {self.url} is of no use: {self.clean(error)}{times}. "
             f"To go on, {remedy}, and run again; what is finished is kept."
         )

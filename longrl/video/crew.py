@@ -1,8 +1,9 @@
 """Worker processes for untrusted files: they may hang, crash or leak, and the run goes on.
 
-Not a ProcessPoolExecutor: there a hanging decoder blocks the pool for ever and a crashing one breaks it. Here each worker
-is a fresh interpreter (so decord's threads start after any fork, and no `__main__` is imported again), is replaced after
-`RECYCLE` jobs, is killed when it gives no sign of life for `patience` seconds, and ends itself when its parent is gone.
+Not a ProcessPoolExecutor: there a hanging decoder blocks the pool for ever and a crashing one breaks it. Here each
+worker is a fresh interpreter (so decord's threads start after any fork, and no `__main__` is imported again), is
+replaced after `RECYCLE` jobs, is killed when it gives no sign of life for `patience` seconds, and ends itself when
+its parent is gone.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def run_jobs(
 ) -> Iterator[tuple[Job, Any]]:
     """Yield `(job, function(job))` as jobs finish, in any order.
 
-    A `WorkerLost` or an `expected` exception is yielded in place of the result; any other exception is raised here, with
-    the worker's traceback. `function` must be importable by name; jobs and results must be picklable.
+    A `WorkerLost` or an `expected` exception is yielded in place of the result; any other exception is raised here,
+    with the worker's traceback. `function` must be importable by name; jobs and results must be picklable.
     """
     waiting = list(jobs)[::-1]
     if not waiting:
@@ -136,12 +137,13 @@ class _Worker:
             self.process.wait()
 
 
-_alive: Callable[[], None] = lambda: None
+_alive: Callable[[], None] | None = None
 
 
 def beat() -> None:
     """Sign of life from within a long job; at most one a second travels. Does nothing outside a worker."""
-    _alive()
+    if _alive is not None:
+        _alive()
 
 
 def serve(descriptor: int, parent: int) -> None:

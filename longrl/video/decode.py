@@ -1,9 +1,9 @@
 """The one decode room: frames of a video by timestamp, and a cache of them.
 
-decord reads; PyAV steps in where decord can't (it gives up on the last frames of some good files on a busy machine, and
-can't deliver frames 16, 24, 48 or 72 pixels wide). Frames come upright and already shrunk by the decoder, so an hour of video never lies in memory at full
-size. decord fetches ascending frames of one group of pictures without seeking back, so dense and sparse plans take the
-same path here: 754 of 2,262 frames in 1.0 s, 23 of them in 0.6 s, all of them by PyAV in 0.9 s.
+decord reads; PyAV steps in where decord can't (it gives up on the last frames of some good files on a busy machine).
+Frames come upright and already shrunk by the decoder, so an hour of video never lies in memory at full size. decord
+fetches ascending frames of one group of pictures without seeking back, so dense and sparse plans take the same path
+here: 754 of 2,262 frames in 1.0 s, 23 of them in 0.6 s, all of them by PyAV in 0.9 s.
 
 Unlike decord's default, a frame that can't be decoded is an error, never a repeated neighbour.
 """
@@ -20,9 +20,12 @@ import numpy as np
 from longrl.errors import LongrlError
 from longrl.video.sample import FramePlan
 
-os.environ.setdefault("DECORD_EOF_RETRY_MAX", "20480")  # read when decord loads; its own 10240 is tight on a busy machine
+os.environ.setdefault(
+    "DECORD_EOF_RETRY_MAX", "20480"
+)  # read when decord loads; its own 10240 is tight on a busy machine
 
 BATCH = 256  # frames taken from the decoder at once
+LARGER = {16: 2, 24: 4, 48: 2, 72: 2}  # widths decord can't deliver (rows are padded), and a multiple that it can
 NO_FAULT = 1e-9  # decord's fault_tol as a share of the frames: not one may be replaced by its neighbour
 
 
@@ -78,23 +81,26 @@ class FrameCache:
         final = self._file(video_id, plan)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.with_name(f".{final.name}.{os.getpid()}")
-        with partial.open("wb") as file:
-            np.save(file, frames)
-        os.replace(partial, final)
+        try:
+            with partial.open("wb") as file:
+                np.save(file, frames)
+            os.replace(partial, final)
+        finally:
+            partial.unlink(missing_ok=True)  # left only when the disk is full
 
 
 def _read_decord(path: str, plan: FramePlan) -> np.ndarray:
     import decord  # it starts threads: loaded where it is used, after any fork
 
     decord.logging.set_level(decord.logging.QUIET)
-    reader = decord.VideoReader(
-        path, ctx=decord.cpu(0), width=plan.width, height=plan.height, num_threads=1, fault_tol=NO_FAULT
-    )
+    larger = LARGER.get(plan.width, 1)
+    size = {"width": plan.width * larger, "height": plan.height * larger}
+    reader = decord.VideoReader(path, ctx=decord.cpu(0), **size, num_threads=1, fault_tol=NO_FAULT)
     starts = reader.get_frame_timestamp(range(len(reader)))[:, 0]
     wanted = _shown_at(starts, plan.times)
     unique, back = np.unique(wanted, return_inverse=True)
-    parts = [reader.get_batch(unique[at : at + BATCH].tolist()).asnumpy() for at in range(0, len(unique), BATCH)]
-    frames = np.concatenate(parts)
+    batches = (unique[at : at + BATCH].tolist() for at in range(0, len(unique), BATCH))
+    frames = np.concatenate([_shrink(reader.get_batch(batch).asnumpy(), larger) for batch in batches])
     return frames if len(unique) == len(wanted) else frames[back]
 
 
@@ -112,7 +118,11 @@ def _read_pyav(path: str, plan: FramePlan) -> np.ndarray:
                 if frame.is_corrupt:
                     raise DecodeError(f"frame at {frame.time} s is corrupt")
                 zero = frame.time if zero is None else zero
-                while len(frames) < len(plan.times) and previous is not None and plan.times[len(frames)] < frame.time - zero:
+                while (
+                    len(frames) < len(plan.times)
+                    and previous is not None
+                    and plan.times[len(frames)] < frame.time - zero
+                ):
                     frames.append(previous)
                 if len(frames) == len(plan.times):
                     break
@@ -126,6 +136,15 @@ def _read_pyav(path: str, plan: FramePlan) -> np.ndarray:
         raise DecodeError("no frame could be decoded")
     frames += [previous] * (len(plan.times) - len(frames))
     return np.stack(frames)
+
+
+def _shrink(frames: np.ndarray, step: int) -> np.ndarray:
+    """uint8 (T, H, W, 3) made `step` times smaller by means of step x step pixels."""
+    if step == 1:
+        return frames
+    count, height, width, _ = frames.shape
+    blocks = frames.reshape(count, height // step, step, width // step, step, 3)
+    return (blocks.mean((2, 4)) + 0.5).astype(np.uint8)
 
 
 def _shown_at(starts: np.ndarray, times: Sequence[float]) -> np.ndarray:

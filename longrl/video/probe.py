@@ -1,4 +1,4 @@
-"""Naming a video and finding out whether it can be used: every frame is decoded once, and what is wrong is said in words.
+"""Naming a video and finding out whether it can be used: every frame is decoded once, what is wrong is said.
 
 A video's name is the sha256 of its bytes. Headers are not believed: the frame count, duration and rate come from the
 decoded frames, and a header that promises much more than can be decoded means a truncated file.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def _decode_all(container, stream, minimum_frames: int) -> Probe:
                 size, turn = (frame.width, frame.height), round(frame.rotation) % 360
     except av.error.FFmpegError:  # the demuxer gives up: what follows is lost
         damaged += 1
-    steps = sorted(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+    steps = sorted(later - earlier for earlier, later in pairwise(times))
     usual = steps[len(steps) // 2] if steps else last_length
     duration = times[-1] - times[0] + (last_length or usual) if times else 0.0
     _check_whole(container, stream, duration, max(ends))

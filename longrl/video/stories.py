@@ -9,6 +9,7 @@ who takes few frames misses some of the story, and more frames really do help.
 students are only ever given the first. Everything follows from the seed, to the byte, so disjoint seed ranges
 (`range(first, first + count)`) are disjoint corpora.
 """
+
 from __future__ import annotations
 
 import json
@@ -20,23 +21,33 @@ from pathlib import Path
 
 import numpy as np
 
-SIZE = 112                      # pixels, width and height
-FPS = 4                         # frames a second in the file
-SCENE_SECONDS = 10.0            # one scene is one fixed clip of the segment stage
-HALF = 8                        # half an agent's width, pixels
-AGENTS = {"red": (225, 30, 30), "yellow": (250, 225, 40), "white": (255, 255, 255), "black": (5, 5, 5),
-          "purple": (150, 40, 200), "cyan": (0, 220, 230)}                                          # name -> RGB
+SIZE = 112  # pixels, width and height
+FPS = 4  # frames a second in the file
+SCENE_SECONDS = 10.0  # one scene is one fixed clip of the segment stage
+HALF = 11                       # half an agent's width, pixels
+AGENTS = {
+    "red": (225, 30, 30),
+    "yellow": (250, 225, 40),
+    "white": (255, 255, 255),
+    "black": (5, 5, 5),
+    "purple": (150, 40, 200),
+    "cyan": (0, 220, 230),
+}  # name -> RGB
 SHAPES = ("box", "ball", "diamond")
 PLACES = ("tree", "house", "lake", "tower")
 CORNERS = ("northwest", "northeast", "southwest", "southeast")
-CENTRES = {"northwest": (26, 26), "northeast": (86, 26), "southwest": (26, 86), "southeast": (86, 86)}   # x, y pixels
-LIGHTS = {"day": ((170, 190, 205), (140, 165, 115)), "dusk": ((195, 155, 140), (130, 125, 95)),
-          "night": ((75, 75, 105), (60, 80, 70))}                                   # name -> sky RGB, ground RGB
+CENTRES = {"northwest": (26, 26), "northeast": (86, 26), "southwest": (26, 86), "southeast": (86, 86)}  # x, y pixels
+LIGHTS = {
+    "day": ((170, 190, 205), (140, 165, 115)),
+    "dusk": ((195, 155, 140), (130, 125, 95)),
+    "night": ((75, 75, 105), (60, 80, 70)),
+}  # name -> sky RGB, ground RGB
 
 
 @dataclass(frozen=True)
 class Scene:
     """One agent's errand. Times are seconds from the film's beginning; `start` and `end` bound the scene itself."""
+
     start: float
     end: float
     actor: str
@@ -44,16 +55,16 @@ class Scene:
     place: str
     corner: str
     light: str
-    appears: float              # the agent comes into being at `origin`
-    arrives: float              # and has walked, in a straight line, to its landmark
-    leaves: float               # and is gone
-    origin: tuple[int, int]     # x, y pixels
+    appears: float  # the agent comes into being at `origin`
+    arrives: float  # and has walked, in a straight line, to its landmark
+    leaves: float  # and is gone
+    origin: tuple[int, int]  # x, y pixels
 
 
 @dataclass(frozen=True)
 class Story:
     seed: int
-    layout: dict[str, str]      # corner -> place
+    layout: dict[str, str]  # corner -> place
     scenes: tuple[Scene, ...]
 
     @property
@@ -64,7 +75,7 @@ class Story:
 def make_story(seed: int, scenes: int = 4) -> Story:
     """The story of a seed: `scenes` (at most 6) different agents, each drawn with its landmark, light and timing."""
     rng = random.Random(f"story {seed}")
-    layout = dict(zip(CORNERS, rng.sample(PLACES, len(PLACES))))
+    layout = dict(zip(CORNERS, rng.sample(PLACES, len(PLACES)), strict=True))
     actors = rng.sample(sorted(AGENTS), scenes)
     before, after = rng.sample(sorted(LIGHTS), 2)
     change = rng.randrange(1, scenes)
@@ -74,11 +85,21 @@ def make_story(seed: int, scenes: int = 4) -> Story:
         corner = rng.choice(CORNERS)
         appears = start + rng.uniform(0.25, 4.25)
         arrives = appears + rng.uniform(1.25, 2.0)
-        told.append(Scene(
-            start=start, end=start + SCENE_SECONDS, actor=actor, shape=rng.choice(SHAPES), place=layout[corner],
-            corner=corner, light=before if index < change else after, appears=round(appears, 2),
-            arrives=round(arrives, 2), leaves=round(arrives + rng.uniform(2.5, 3.5), 2),
-            origin=(SIZE // 2 + rng.randint(-6, 6), SIZE // 2 + rng.randint(-6, 6))))
+        told.append(
+            Scene(
+                start=start,
+                end=start + SCENE_SECONDS,
+                actor=actor,
+                shape=rng.choice(SHAPES),
+                place=layout[corner],
+                corner=corner,
+                light=before if index < change else after,
+                appears=round(appears, 2),
+                arrives=round(arrives, 2),
+                leaves=round(arrives + rng.uniform(2.5, 3.5), 2),
+                origin=(SIZE // 2 + rng.randint(-6, 6), SIZE // 2 + rng.randint(-6, 6)),
+            )
+        )
     return Story(seed=seed, layout=layout, scenes=tuple(told))
 
 
@@ -92,9 +113,12 @@ def render_frames(story: Story, times: np.ndarray) -> np.ndarray:
         if scene.appears <= time < scene.leaves:
             x, y = _position(scene, float(time))
             yy, xx = np.mgrid[-HALF:HALF, -HALF:HALF] + 0.5
-            inside = {"box": np.ones_like(xx, bool), "ball": xx**2 + yy**2 <= HALF**2,
-                      "diamond": abs(xx) + abs(yy) <= HALF * 1.25}[scene.shape]
-            frames[index, y - HALF:y + HALF, x - HALF:x + HALF][inside] = AGENTS[scene.actor]
+            inside = {
+                "box": np.ones_like(xx, bool),
+                "ball": xx**2 + yy**2 <= HALF**2,
+                "diamond": abs(xx) + abs(yy) <= HALF * 1.25,
+            }[scene.shape]
+            frames[index, y - HALF : y + HALF, x - HALF : x + HALF][inside] = AGENTS[scene.actor]
     return frames
 
 
@@ -125,22 +149,24 @@ def write_corpus(folder: Path, first_seed: int, count: int, scenes: int = 4, wor
     missing = [(path, first_seed + i, scenes) for i, path in enumerate(paths) if not path.exists()]
     if workers > 1 and len(missing) > 1:
         with ProcessPoolExecutor(workers) as pool:
-            list(pool.map(_write_one, missing, chunksize=8))
+            list(pool.map(write_one, missing, chunksize=8))
     else:
         for job in missing:
-            _write_one(job)
+            write_one(job)
     return paths
 
 
 def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4) -> None:
     """What happens in each film, as JSON {film name: story}, for tests and evaluation. Keep it out of the corpus."""
-    truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes)) for seed in range(first_seed, first_seed + count)}
+    seeds = range(first_seed, first_seed + count)
+    truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes)) for seed in seeds}
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(truth, indent=1))
     os.replace(partial, path)
 
 
-def _write_one(job: tuple[Path, int, int]) -> None:
+def write_one(job: tuple[Path, int, int]) -> None:
+    """`write_film` for a worker process: the job is (path, seed, scenes)."""
     path, seed, scenes = job
     write_film(path, make_story(seed, scenes))
 
@@ -152,7 +178,8 @@ def _position(scene: Scene, time: float) -> tuple[int, int]:
     done = min(1.0, (time - scene.appears) / (scene.arrives - scene.appears))
     here = np.array(scene.origin) * (1 - done) + target * done
     bob = (2 if int(time * 2) % 2 else -2) if done == 1 else 0
-    return int(round(here[0])), int(round(here[1])) + bob
+    x, y = here.round().astype(int)
+    return int(x), int(y) + bob
 
 
 def _stage(story: Story, light: str) -> np.ndarray:
@@ -160,16 +187,16 @@ def _stage(story: Story, light: str) -> np.ndarray:
     rng = np.random.default_rng(story.seed)
     sky, ground = LIGHTS[light]
     picture = np.empty((SIZE, SIZE, 3), np.float32)
-    picture[:SIZE // 2], picture[SIZE // 2:] = sky, ground
+    picture[: SIZE // 2], picture[SIZE // 2 :] = sky, ground
     picture += np.linspace(-22, 22, SIZE, dtype=np.float32)[None, :, None] * np.array([1, 1, 0.6], np.float32)
     picture += rng.uniform(-5, 5, (SIZE, SIZE, 1))
     picture = picture.clip(0, 255).astype(np.uint8)
     for corner, place in story.layout.items():
-        _landmark(picture, place, *CENTRES[corner])
+        draw_landmark(picture, place, *CENTRES[corner])
     return picture
 
 
-def _landmark(picture: np.ndarray, place: str, x: int, y: int) -> None:
+def draw_landmark(picture: np.ndarray, place: str, x: int, y: int) -> None:
     """Draw a landmark about 36 pixels high around (x, y)."""
     yy, xx = np.mgrid[:SIZE, :SIZE]
     dx, dy = xx - x, yy - y

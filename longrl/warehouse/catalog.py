@@ -7,8 +7,8 @@ ever reads it. Unlike a database that is updated in place, every rebuild writes 
 one: there is one writer at a time (a file lock), and readers never wait, clash or see half a catalog.
 
 Tables: `artifacts` (every finished artifact), and the rows of one artifact of each stage: `videos`, `clips`,
-`captions`, `questions`, `dataset`, `samples`; `splits` (each video's split and its number of questions) and
-`rejects` (stage, item, rule, reason). Older artifacts are a query away:
+`captions`, `questions` (as written), `dataset` (as curated), `samples`; `splits` (question_id, video_id, category,
+split) and `rejects` (stage, item, rule, reason). Older artifacts are a query away:
 `SELECT * FROM read_parquet('<path from artifacts>/part-*.parquet')`.
 """
 
@@ -121,10 +121,7 @@ def fill(connection: duckdb.DuckDBPyConnection, artifacts: pl.DataFrame, shown: 
             connection.execute(f"CREATE TABLE {table} AS SELECT * FROM read_parquet(?)", [names])
         else:
             store(connection, table, schemas.empty(stage))
-    connection.execute("""
-        CREATE VIEW splits AS
-        SELECT video_id, split, count(*) AS questions FROM dataset GROUP BY ALL ORDER BY split, video_id
-    """)
+    connection.execute("CREATE VIEW splits AS SELECT question_id, video_id, category, split FROM dataset")
 
 
 def store(connection: duckdb.DuckDBPyConnection, table: str, frame: pl.DataFrame) -> None:

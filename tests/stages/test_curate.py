@@ -9,6 +9,7 @@ import pytest
 
 from longrl.config import Categories, ConfigError, CurateSettings
 from longrl.data.curate import chosen_rules, curate, relabel, split_counts
+from longrl.warehouse import catalog
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from longrl.warehouse.schemas import empty
 
@@ -223,8 +224,9 @@ def test_letters_in_the_conclusion_move_with_their_option(warehouse):
         assert row["conclusion"] == f"not blue ball ({other}), so red box ({row['answer']})"
 
 
-def test_relabel_takes_the_longest_option():
-    assert relabel("the red box (A), not red (B)", ["red", "red box"]) == "the red box (B), not red (A)"
+def test_relabel_tells_options_apart_by_their_letter():
+    old, new = ["red", "red box"], ["red box", "red"]
+    assert relabel("the red box (B), not red (A), in 1999 (C)", old, new) == "the red box (A), not red (B), in 1999 (C)"
 
 
 def test_input_order_is_kept(warehouse):
@@ -235,3 +237,15 @@ def test_input_order_is_kept(warehouse):
 def test_nothing_in_is_nothing_out(warehouse):
     made = run(warehouse, [])
     assert (made.rows, made.rejects) == (0, 0)
+
+
+def test_the_catalog_answers_what_curation_did(warehouse):
+    run(warehouse, [*corpus(10), question(90, evidence=[])])
+    catalog.rebuild(warehouse)
+    with catalog.connect(warehouse) as connection:
+        rejected = connection.sql("SELECT stage, rule, count(*) FROM rejects GROUP BY ALL").fetchall()
+        splits = connection.sql(
+            "SELECT split, count(*) FROM questions JOIN splits USING (question_id) GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    assert rejected == [("curate", "evidence_exists", 1)]
+    assert splits == [("eval", 8), ("rl", 24), ("sft", 48)]

@@ -5,10 +5,10 @@ import sqlite3
 import time
 
 import pytest
+
 from longrl.config import IngestSettings
 from longrl.data.ingest import FolderError, ingest
 from longrl.warehouse.artifacts import Warehouse
-
 from tests.videos import counting_frames, noisy_frames, rotate_header, write_broken, write_video
 
 SETTINGS = IngestSettings(workers=2)
@@ -81,6 +81,13 @@ def test_folder_of_only_broken_files_is_a_clear_error(tmp_path, warehouse):
     (tmp_path / "a.mp4").touch()
     with pytest.raises(FolderError, match=r"none of the 1 video files.*a\.mp4: the file is empty"):
         ingest(SETTINGS, tmp_path, warehouse)
+
+
+def test_file_on_which_the_decoder_hangs_is_quarantined(tmp_path, warehouse):
+    path = write_video(tmp_path / "videos" / "a.mp4", counting_frames(20))
+    with pytest.raises(FolderError, match=r"a\.mp4: no sign of life for 0 s; the decoder hangs on this file"):
+        ingest(SETTINGS, path.parent, warehouse, patience=0.0)
+    assert ingest(SETTINGS, path.parent, warehouse).rows == 1
 
 
 def test_second_run_is_cached_and_a_grown_folder_probes_only_what_is_new(tmp_path, warehouse):

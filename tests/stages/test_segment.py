@@ -1,14 +1,16 @@
 """Segment: clips cover a video exactly."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from longrl.config import IngestSettings, SegmentSettings
 from longrl.data.ingest import ingest
 from longrl.data.segment import segment
 from longrl.video.segment import cut
 from longrl.warehouse.artifacts import Warehouse
-
 from tests.videos import counting_frames, write_video
 
 
@@ -32,7 +34,7 @@ def test_spans_cover_the_video_without_gap_or_crumb(duration, length, tail):
     spans = cut(duration, length, tail)
     assert spans[0][0] == 0
     assert spans[-1][1] == duration
-    assert all(first[1] == second[0] for first, second in zip(spans, spans[1:], strict=False))
+    assert all(first[1] == second[0] for first, second in pairwise(spans))
     assert all(start < end for start, end in spans)
     assert len(spans) == 1 or spans[-1][1] - spans[-1][0] >= min(tail, length) - 1e-3
 

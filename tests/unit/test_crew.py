@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from longrl.video.crew import WorkerLost, run_jobs
 
 

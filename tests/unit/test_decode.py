@@ -4,9 +4,9 @@ import multiprocessing
 
 import numpy as np
 import pytest
+
 from longrl.video.decode import DecodeError, FrameCache, _read_decord, _read_pyav, read_frames
 from longrl.video.sample import FramePlan, fit, plan_frames
-
 from tests.videos import counting_frames, damage_packet, noisy_frames, numbers_of, rotate_header, write_video
 
 
@@ -70,6 +70,14 @@ def test_both_readers_see_the_same(tmp_path):
     plan = plan_frames(1.2, 6, 48, 64)
     difference = _read_decord(path, plan).astype(int) - _read_pyav(path, plan)
     assert np.abs(difference).mean() < 4  # noise, the hardest case for two scalers
+
+
+@pytest.mark.parametrize("width", [16, 24, 28, 48, 56, 72, 84, 112])
+def test_frames_of_any_width(tmp_path, width):
+    path = str(write_video(tmp_path / "a.mp4", counting_frames(8)))
+    frames = _read_decord(path, FramePlan((0.05, 0.55), 32, width))
+    assert frames.shape == (2, 32, width, 3)
+    assert numbers_of(frames) == [0, 5]
 
 
 def test_dense_and_sparse_plans_agree(tmp_path):
