@@ -168,7 +168,7 @@ class SftSettings(Settings):
     phases: tuple[Phase, ...] = Field((Phase(name="questions", steps=100, mixture=Mixture(questions=8)),))
     questions_per_video: int = Field(5, ge=1, description="Questions that share one encoding of their video in a step.")
     loss_weights: tuple[float, float, float, float] = Field(
-        (0.5, 1.0, 1.0, 2.0),
+        (1.0, 1.0, 1.0, 2.0),
         description="Weights of the tokens of reasoning, conclusion, answer, and of option letters in the conclusion.",
     )
     freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,16 +20,15 @@ from typing import Any
 import polars as pl
 
 from longrl.config import FrameSettings, Phase, SftSettings
-from longrl.models.chat import ChatFormat, answer_text, caption_text, question_text
+from longrl.models.chat import caption_text
+from longrl.training.turns import Turn, copy_drill, described, plain_turn, question_turn
 from longrl.video.sample import FramePlan, plan_frames
 
 KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "questions")
-DRILL = (16, 24)  # different tokens shown, tokens to be copied from them
 CLIP_SHIFT, VIDEO_SHIFT = (
     40,
     25,
 )  # text after a short video is moved by up to this many positions, as after a longer one
-LETTER = re.compile(r"\(([A-Z])\)")
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,6 @@ class View:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One user turn and the response to learn, as texts; `weights` are spans (end of span in characters, weight)."""
-
-    prompt: str
-    response: str
-    weights: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
 class Example:
     """Turns that share one video, or none; a drill has tokens in place of a turn."""
 
@@ -60,33 +49,6 @@ class Example:
     turns: tuple[Turn, ...] = ()
     drill: tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]] | None = None  # shown, to copy, weights
     shift: int = 0
-
-
-def question_turn(row: dict[str, Any], weights: Sequence[float], reading: bool = False) -> Turn:
-    """A question with its chain of thought; for `reading` the chain is given for nothing (weight 0)."""
-    response = answer_text(row["reasoning"], row["conclusion"], row["answer"])
-    reasoning, conclusion, answer, letter = weights
-    start = len("<think>") + len(row["reasoning"].strip())
-    end = response.rindex("</think>")
-    spans = [(start, 0.0 if reading else reasoning)]
-    for match in LETTER.finditer(response, start, end):
-        spans += [(match.start(), conclusion), (match.end(), letter)]
-    spans += [(end, conclusion), (len(response), answer)]
-    return Turn(question_text(row["question"], row["options"]), response, tuple(spans))
-
-
-def plain_turn(prompt: str, response: str) -> Turn:
-    """A turn whose response tokens all weigh 1."""
-    return Turn(prompt, response, ((len(response), 1.0),))
-
-
-def tokenize(chat: ChatFormat, response: str, spans: tuple[tuple[int, float], ...]) -> tuple[list[int], list[float]]:
-    """Ids of a response with its end of turn, and each token's weight: that of the span its last character is in."""
-    encoding = chat.tokenizer(
-        response, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-    )
-    weights = [next(weight for end, weight in spans if stop <= end) for _, stop in encoding["offset_mapping"]]
-    return [*encoding["input_ids"], chat.end], [*weights, spans[-1][1]]
 
 
 @dataclass
@@ -242,15 +204,6 @@ def plan(
     return plan_frames(duration, budget, frames.height, frames.width, start, end)
 
 
-def described(clips: Sequence[dict[str, Any]]) -> str:
-    """All captions of a video in order, opened and numbered like a chain of thought.
-
-    >>> described([{"caption": "A ball rolls."}, {"caption": "A box falls."}])
-    '<think>clip 1: A ball rolls. clip 2: A box falls.'
-    """
-    return "<think>" + " ".join(f"clip {number}: {clip['caption']}" for number, clip in enumerate(clips, 1))
-
-
 def spread(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> list[dict[str, Any]]:
     """Up to `count` questions, from every category in turn."""
     by_category: dict[str, list[dict[str, Any]]] = {}
@@ -258,21 +211,3 @@ def spread(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> l
         by_category.setdefault(row["category"], []).append(row)
     ranked = [(place, row) for group in by_category.values() for place, row in enumerate(group)]
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])][:count]
-
-
-def copy_drill(words: Sequence[int], draw: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    """Different random tokens, then runs of them from random places; a run's first token can't be known (weight 0).
-
-    >>> shown, copied, weights = copy_drill(range(100), random.Random(0))
-    >>> len(shown), len(copied) >= 24, set(copied) <= set(shown), weights[:2]
-    (16, True, True, (0.0, 1.0))
-    """
-    shown = draw.sample(list(words), DRILL[0])
-    copied: list[int] = []
-    weights: list[float] = []
-    while len(copied) < DRILL[1]:
-        start = draw.randrange(len(shown) - 1)
-        run = shown[start : start + draw.randint(2, 5)]
-        copied += run
-        weights += [0.0, *[1.0] * (len(run) - 1)]
-    return tuple(shown), tuple(copied), tuple(weights)

@@ -17,27 +17,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 import torch.distributed as dist
 
 from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
-from longrl.models.chat import question_text
 from longrl.models.qwen2_5_vl import Student
-from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey
-from longrl.mrsp.encode import encode_videos
 from longrl.rollout import parity, vllm
 from longrl.training import grpo
 from longrl.training.advantages import group_relative
 from longrl.training.checkpoint import Checkpoints, export
 from longrl.training.engine import Engine, EngineSettings, join, learning_rate
-from longrl.training.examples import Cycle, View, plan
+from longrl.training.examples import Cycle
 from longrl.training.grpo import Sample
 from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages, TrainingError
 from longrl.training.rewards import Reward, choice_reward, shuffled
-from longrl.video.decode import FrameCache
+from longrl.training.rl_prompts import Embeddings, context
 from longrl.warehouse.artifacts import ArtifactRef
 
 GATE = 4  # groups of the first step that the parity gate scores, on each rank
@@ -56,7 +52,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     reference = qwen2_5_vl.load(job["model"], settings.dtype, device) if settings.kl else None
     tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
     videos = Embeddings(student, job["embedding_cache"], job["frame_cache"], tables["videos"], frames)
-    questions = videos.encode(tables["dataset"].filter(pl.col("split") == "rl").sort("question_id"), messages)
+    questions = videos.encode(tables["dataset"], messages)
 
     engine = Engine(
         student.model,
@@ -81,70 +77,6 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     export(engine, student, Path(job["model"]), Path(job["folder"]))
     if rank == 0:
         messages.send("facts", steps=settings.steps, skipped=engine.skipped, resumed_from=done)
-
-
-class Embeddings:
-    """Video embeddings by question, from the cache."""
-
-    def __init__(
-        self, student: Student, folder: str, frame_cache: str, videos: pl.DataFrame, frames: FrameSettings
-    ) -> None:
-        self.cache, self.frame_cache, self.frames = EmbeddingCache(folder), FrameCache(frame_cache), frames
-        self.student, self.videos = student, {row["video_id"]: row for row in videos.iter_rows(named=True)}
-        self.tower = qwen2_5_vl.tower_digest(student)
-        self.dtype = str(student.model.dtype).removeprefix("torch.")
-        self.encoded = 0
-
-    def view(self, video_id: str) -> View:
-        """What the student sees of a video: the headline budget."""
-        video = self.videos[video_id]
-        return View(video_id, video["path"], plan(video["duration"], self.frames.budget, self.frames))
-
-    def encode(self, rows: pl.DataFrame, messages: Messages) -> list[dict[str, Any]]:
-        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded."""
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        everything = sorted(set(rows["video_id"]))
-        failures: dict[str, str] = {}
-        mine = everything[rank::ranks]
-        for start in range(0, len(mine), 16):
-            if rank == 0:
-                messages.progress(0, f"encoding video {start * ranks + 1} of {len(everything)}")
-            views = [self.view(video_id) for video_id in mine[start : start + 16]]
-            wanted = [(view.video_id, view.path, view.plan) for view in views]
-            encode_videos(self.student, self.cache, self.frame_cache, wanted, failures)
-        self.encoded, self.cache.hits = self.cache.misses, 0
-        gathered: list[dict[str, str]] = [{}] * ranks
-        dist.all_gather_object(gathered, failures)
-        broken = {video_id: reason for part in gathered for video_id, reason in part.items()}
-        for video_id, reason in sorted(broken.items()) if rank == 0 else ():
-            messages.send("reject", item=video_id, rule="decode", reason=reason)
-        kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
-        if not kept:
-            raise TrainingError("no question of the split rl has a video that can be decoded; lower curate.sft_share")
-        return kept
-
-    def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> vllm.Request:
-        """The rollout request of a question."""
-        view = self.view(row["video_id"])
-        video = self.cache.get(EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype))
-        if video is None:
-            raise TrainingError(f"the embedding of video {view.video_id} has left the cache; run again to encode it")
-        prompt = self.student.chat.prompt(
-            question_text(row["question"], row["options"]), video.grid, view.plan.second_per_grid
-        )
-        embeds = video.embeds.to(self.student.device)
-        return vllm.Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
-
-
-def context(student: Student, videos: Embeddings, questions: list[dict[str, Any]], settings: RlSettings) -> int:
-    """Tokens of the longest prompt and response, rounded up to 128."""
-    longest = 0
-    for row in questions:
-        view = videos.view(row["video_id"])
-        grid = (-(-len(view.plan.times) // 2), view.plan.height // 14, view.plan.width // 14)
-        prompt = student.chat.prompt(question_text(row["question"], row["options"]), grid, view.plan.second_per_grid)
-        longest = max(longest, len(prompt.head) + prompt.video_tokens + len(prompt.tail))
-    return -(-(longest + settings.max_tokens) // 128) * 128
 
 
 def push(engine: Engine, sampler: vllm.Engine) -> None:

@@ -28,10 +28,11 @@ from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.prefix import Group, question_group, score
 from longrl.training.checkpoint import Checkpoints, export
 from longrl.training.engine import Engine, EngineSettings, join, learning_rate
-from longrl.training.examples import Example, Examples, View, tokenize
+from longrl.training.examples import Example, Examples, View
 from longrl.training.losses import weighted_cross_entropy
 from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages
+from longrl.training.turns import tokenize
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.warehouse.artifacts import ArtifactRef
 

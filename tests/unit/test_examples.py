@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from longrl.config import FrameSettings, Mixture, Phase, SftSettings
 from longrl.models.chat import ChatFormat
-from longrl.training.examples import Cycle, Examples, copy_drill, question_turn, tokenize
+from longrl.training.examples import Cycle, Examples
+from longrl.training.turns import copy_drill, question_turn, tokenize
 from longrl.video import stories
 from tests.story_corpus import caption_rows, question_rows
 from tests.tiny_student import build_student
