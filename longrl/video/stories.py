@@ -24,7 +24,7 @@ import numpy as np
 SIZE = 112  # pixels, width and height
 FPS = 4  # frames a second in the file
 SCENE_SECONDS = 10.0  # one scene is one fixed clip of the segment stage
-HALF = 11                       # half an agent's width, pixels
+HALF = 11  # half an agent's width, pixels
 AGENTS = {
     "red": (225, 30, 30),
     "yellow": (250, 225, 40),
