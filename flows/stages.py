@@ -14,13 +14,14 @@ from tasks.curate import curate
 from tasks.evaluate import evaluate
 from tasks.ingest import ingest
 from tasks.model import model
+from tasks.pretrain import pretrain
 from tasks.reason import reason
 from tasks.rl import rl
 from tasks.segment import segment
 from tasks.sft import sft
 from tasks.stories import stories
 
-ORDER = ("stories", "ingest", "segment", "caption", "reason", "curate", "model", "sft", "rl", "evaluate")
+ORDER = ("stories", "ingest", "segment", "caption", "reason", "curate", "model", "pretrain", "sft", "rl", "evaluate")
 
 
 class Stages:
@@ -37,6 +38,11 @@ class Stages:
         self.refs[ref.stage] = ref
         print(stage_line(ref), flush=True)
         return ref
+
+    @property
+    def base(self) -> ArtifactRef:
+        """The student that SFT starts from."""
+        return self.refs.get("pretrain", self.refs["model"])
 
     def dataset(self, until: str = "curate") -> None:
         """From videos (or rendered stories) to the curated questions."""
@@ -60,17 +66,18 @@ class Stages:
         """From the curated questions to the RL checkpoint."""
         config, refs, run = self.config, self.refs, self.run
         run(model, config.model, refs["caption"], refs["curate"], config.seed)
-        if until == "model":
-            return
         data = (refs["curate"], refs["caption"], refs["ingest"])
-        run(sft, config.sft, config.frames, refs["model"], *data, config.seed)
+        if config.pretrain.phases and until != "model":
+            run(pretrain, config.pretrain, config.frames, refs["model"], *data, config.seed)
+        if until in ("sft", "rl"):
+            run(sft, config.sft, config.frames, self.base, *data, config.seed)
         if until == "rl":
             run(rl, config.rl, config.frames, refs["sft"], refs["curate"], refs["ingest"], config.seed)
 
     def evaluation(self) -> None:
         """Base, SFT and RL on the held-out questions."""
         config, refs = self.config, self.refs
-        models = {"base": refs["model"], "sft": refs["sft"], "rl": refs["rl"]}
+        models = {"base": self.base, "sft": refs["sft"], "rl": refs["rl"]}
         self.run(evaluate, config.evaluate, config.frames, models, refs["curate"], refs["ingest"], config.seed)
 
     def until(self, stage: str) -> ArtifactRef:

@@ -146,6 +146,9 @@ class Mixture(Settings):
     reading: int = Field(
         0, ge=0, description="Questions without the video: the chain is given, the conclusion learned."
     )
+    blind_questions: int = Field(
+        0, ge=0, description="Questions without the video, the chain learned too: how one speaks, not what was seen."
+    )
     questions: int = Field(0, ge=0, description="Videos, each with `questions_per_video` of its questions.")
 
 
@@ -239,6 +242,10 @@ class PipelineConfig(Settings):
     curate: CurateSettings = Field(default_factory=CurateSettings)
     frames: FrameSettings = Field(default_factory=FrameSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
+    pretrain: SftSettings = Field(
+        default_factory=lambda: SftSettings(phases=()),
+        description="Text-only training of a student built from nothing; a pretrained model has no phases here.",
+    )
     sft: SftSettings = Field(default_factory=SftSettings)
     rl: RlSettings = Field(default_factory=RlSettings)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)

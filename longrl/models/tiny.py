@@ -47,7 +47,7 @@ CHAT = (
 def build_tiny(folder: Path, settings: Any, corpus_texts: Iterable[str], seed: int) -> Path:
     """Build the model and save it in `folder`, which is returned.
 
-    `settings` has the fields of `longrl.config.ModelSettings`. `corpus_texts` are the texts the tokenizer is trained on:
+    `settings` has the fields of `longrl.config.ModelSettings`. `corpus_texts` train the tokenizer:
     prompts, responses and captions of the training split. Equal arguments give equal weights and an equal tokenizer.
     """
     from transformers import Qwen2_5_VLForConditionalGeneration

@@ -24,7 +24,7 @@ from longrl.models.chat import caption_text
 from longrl.training.turns import Turn, copy_drill, described, plain_turn, question_turn
 from longrl.video.sample import FramePlan, plan_frames
 
-KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "questions")
+KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
 CLIP_SHIFT, VIDEO_SHIFT = (
     40,
     25,
@@ -107,6 +107,7 @@ class Examples:
             "clip_captions": [clip for video_id in ids for clip in self.clips.get(video_id, [])],
             "video_captions": [video_id for video_id in ids if video_id in self.clips],
             "reading": [row for video_id in ids for row in self.questions[video_id]],
+            "blind_questions": [row for video_id in ids for row in self.questions[video_id]],
             "questions": ids,
         }
         self.cycles = {kind: Cycle(f"{seed} {kind}", rows) for kind, rows in items.items()}
@@ -158,8 +159,8 @@ class Examples:
         if kind == "video_captions":
             turn = plain_turn(caption_text(), described(self.clips[item]))
             return Example(kind, self.view(item, budget), (turn,), shift=shift)
-        if kind == "reading":
-            return Example(kind, turns=(question_turn(item, self.settings.loss_weights, reading=True),))
+        if kind in ("reading", "blind_questions"):
+            return Example(kind, turns=(question_turn(item, self.settings.loss_weights, reading=kind == "reading"),))
         chosen = spread(self.questions[item], self.settings.questions_per_video, draw)
         turns = tuple(question_turn(row, self.settings.loss_weights) for row in chosen)
         return Example(kind, self.view(item, budget), turns)

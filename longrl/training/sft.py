@@ -19,6 +19,24 @@ from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 VERSION = 1
 
 
+def pretrain(
+    settings: SftSettings,
+    frames: FrameSettings,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    captions: ArtifactRef,
+    videos: ArtifactRef,
+    warehouse: Warehouse,
+    seed: int,
+) -> ArtifactRef:
+    """Teach a student that was built from nothing to read and to keep the form, on text alone: the base of comparisons.
+
+    It is to the tiny student what its makers' pretraining is to a real one: afterwards it answers in words and in the
+    right form, and has never seen a video. Writes and raises what `sft` does.
+    """
+    return _train("pretrain", settings, frames, model, dataset, captions, videos, warehouse, seed)
+
+
 def sft(
     settings: SftSettings,
     frames: FrameSettings,
@@ -34,24 +52,36 @@ def sft(
     Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log;
     run again, the stage goes on from its last checkpoint.
     """
+    return _train("sft", settings, frames, model, dataset, captions, videos, warehouse, seed)
 
+
+def _train(
+    stage: str,
+    settings: SftSettings,
+    frames: FrameSettings,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    captions: ArtifactRef,
+    videos: ArtifactRef,
+    warehouse: Warehouse,
+    seed: int,
+) -> ArtifactRef:
     def build(draft: Draft) -> None:
+        tables = {"dataset": dataset, "captions": captions, "videos": videos}
         job = {
             "settings": settings.model_dump(mode="json"),
             "frames": frames.model_dump(mode="json"),
-            "tables": {
-                name: asdict(ref) for name, ref in (("dataset", dataset), ("captions", captions), ("videos", videos))
-            },
+            "tables": {name: asdict(ref) for name, ref in tables.items()},
             "model": str(model.file("hf")),
             "folder": str(draft.folder),
             "frame_cache": str(warehouse.cache("frames")),
             "seed": seed,
         }
         steps = sum(phase.steps for phase in settings.phases)
-        run_ranks("longrl.training.sft_loop", job, settings.ranks, draft, "sft", steps)
+        run_ranks("longrl.training.sft_loop", job, settings.ranks, draft, stage, steps)
 
     inputs = {"model": model, "dataset": dataset, "captions": captions, "videos": videos}
-    return warehouse.produce("sft", VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)
+    return warehouse.produce(stage, VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)
 
 
 def run_ranks(module: str, job: dict[str, Any], ranks: int, draft: Draft, name: str, steps: int) -> None:

@@ -1,0 +1,22 @@
+"""Task `pretrain`: teach a student that was built from nothing to read."""
+
+from longrl.config import FrameSettings, SftSettings
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.stage_task import stage_task
+
+
+@stage_task
+def pretrain(
+    settings: SftSettings,
+    frames: FrameSettings,
+    model: ArtifactRef,
+    dataset: ArtifactRef,
+    captions: ArtifactRef,
+    videos: ArtifactRef,
+    seed: int,
+    warehouse: Warehouse,
+) -> ArtifactRef:
+    """Teach a student that was built from nothing to read."""
+    from longrl.training.sft import pretrain as run
+
+    return run(settings, frames, model, dataset, captions, videos, warehouse, seed)
