@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
-from prefect.logging.handlers import PrefectConsoleHandler
 
 from longrl.config import ConfigError, PipelineConfig, load_config, recipes
 from longrl.errors import LongrlError
@@ -62,11 +60,8 @@ def fail_in_words() -> Iterator[None]:
 
 
 def quiet_console() -> None:
-    """Leave the terminal to the stages' own lines; what Prefect logs still goes to its server."""
-    for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
-        for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, PrefectConsoleHandler):
-                handler.setLevel(logging.CRITICAL)
+    """Leave the terminal to the stages' own lines; Prefect's log still goes to its server. Call it before a flow."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def main(description: str, run: Callable[[PipelineConfig], Any]) -> None:
