@@ -25,10 +25,8 @@ from longrl.training.turns import Turn, copy_drill, described, plain_turn, quest
 from longrl.video.sample import FramePlan, plan_frames
 
 KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
-CLIP_SHIFT, VIDEO_SHIFT = (
-    40,
-    25,
-)  # text after a short video is moved by up to this many positions, as after a longer one
+# Text after a short video is moved on by up to this many positions, as if the video had been longer.
+CLIP_SHIFT, VIDEO_SHIFT = 40, 25
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from longrl.video import stories
 from tests.story_corpus import caption_rows, question_rows
 from tests.tiny_student import build_student
 
-MIXTURE = Mixture(copy_drill=2, clip_captions=3, video_captions=2, reading=4, questions=3)
+MIXTURE = Mixture(copy_drill=2, clip_captions=3, video_captions=2, reading=4, blind_questions=2, questions=3)
 SETTINGS = SftSettings(
     phases=(
         Phase(name="captions", steps=3, mixture=Mixture(clip_captions=4)),
