@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from longrl.video.stories import AGENTS, CENTRES, PLACES, SIZE, draw_landmark
+from longrl.video.stories import AGENTS, CENTRES, HALF, PLACES, SIZE, draw_landmark
 
 ENOUGH = 20  # frames of a clip that are looked at
 LANDMARK_LIKENESS = 0.8  # share of a landmark's pixels that must have its colours
 COLOUR_DISTANCE = 40  # largest channel difference of an agent's pixel from its colour
-PATCH = (60, 420)  # pixels of an agent's patch: at least (chroma blurs its edge), at most
+PATCH = (60, 5 * HALF**2)  # pixels of an agent's patch: at least (chroma blurs its edge), at most (a box has 4 HALF²)
 COMPACT = 9.0  # largest standard deviation, in pixels, of a patch's pixels about its middle
 STOP = 30.0  # pixels between where an agent stops and its corner's centre, at most
 
