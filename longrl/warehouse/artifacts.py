@@ -29,6 +29,7 @@ from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
 
 MANIFEST = "manifest.json"
+METRICS = "metrics.jsonl"
 
 
 class WarehouseError(LongrlError):
@@ -232,11 +233,14 @@ def identity(value: Any) -> Any:
 
 
 def digest_folder(folder: Path) -> str:
-    """sha256 over the names and bytes of all files below a folder, but the manifest and names that start with a dot."""
+    """sha256 over the names and bytes of all files below a folder that say what was made.
+
+    Left out are the manifest, `metrics.jsonl` (how it went, with seconds in it) and names that start with a dot.
+    """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and path.name != MANIFEST and not any(part.startswith(".") for part in name.parts):
+        if path.is_file() and path.name not in (MANIFEST, METRICS) and not any(p.startswith(".") for p in name.parts):
             with path.open("rb") as file:
                 total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()
