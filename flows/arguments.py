@@ -59,15 +59,9 @@ def fail_in_words() -> Iterator[None]:
         sys.exit(130)
 
 
-def quiet_console() -> None:
-    """Leave the terminal to the stages' own lines; Prefect's log still goes to its server. Call it before a flow."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-
-
 def main(description: str, run: Callable[[PipelineConfig], Any]) -> None:
     """Parse the command line and run a flow with the configuration it asks for."""
     options = parser(description).parse_args()
-    quiet_console()
     with fail_in_words():
         config = config_of(options)
         if options.dry_run:

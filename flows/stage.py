@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.arguments import config_of, fail_in_words, parser, quiet_console
+from flows.arguments import config_of, fail_in_words, parser
 from flows.stages import ORDER, Stages
 from longrl.config import PipelineConfig
 
@@ -22,6 +22,5 @@ if __name__ == "__main__":
     arguments = parser(__doc__)
     arguments.add_argument("--stage", required=True, choices=ORDER)
     options = arguments.parse_args()
-    quiet_console()
     with fail_in_words():
         one_stage(config_of(options), options.stage)

@@ -93,7 +93,7 @@ class CaptionSettings(Settings):
     teacher: Literal["measured", "openai"] = Field("measured", description="Who captions the clips.")
     frames_per_clip: int = Field(20, ge=2, description="Frames sampled from a clip for its caption.")
     size: int = Field(112, ge=28, description="Longer side, in pixels, of the frames the teacher sees.")
-    server: TeacherServer = Field(default_factory=TeacherServer)
+    server: TeacherServer = Field(default_factory=TeacherServer, description="The server behind teacher `openai`.")
     workers: int = Effort(2, ge=1, description="Measuring processes (teacher `measured`).")
 
 
@@ -102,7 +102,7 @@ class ReasonSettings(Settings):
 
     teacher: Literal["measured", "openai"] = Field("measured", description="Who writes the questions.")
     questions_per_video: int = Field(6, ge=1, description="Questions asked of each video, spread over the categories.")
-    server: TeacherServer = Field(default_factory=TeacherServer)
+    server: TeacherServer = Field(default_factory=TeacherServer, description="The server behind teacher `openai`.")
 
 
 class CurateSettings(Settings):
@@ -168,7 +168,9 @@ class Phase(Settings):
 class SftSettings(Settings):
     """Supervised fine-tuning on captions and chains of thought."""
 
-    phases: tuple[Phase, ...] = Field((Phase(name="questions", steps=100, mixture=Mixture(questions=8)),))
+    phases: tuple[Phase, ...] = Field(
+        (Phase(name="questions", steps=100, mixture=Mixture(questions=8)),), description="The curriculum, in order."
+    )
     questions_per_video: int = Field(5, ge=1, description="Questions that share one encoding of their video in a step.")
     loss_weights: tuple[float, float, float, float] = Field(
         (1.0, 1.0, 1.0, 2.0),
