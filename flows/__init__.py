@@ -2,8 +2,8 @@
 
 import os
 
-# Prefect reads these when it is imported. A laptop's first start of the temporary server can take a minute; its analytics
-# would try the network; and the terminal is for the stages' own lines, what Prefect logs stands in its UI.
+# Prefect reads these when it is imported. A laptop's first start of the temporary server can take a minute; its
+# analytics would try the network; and the terminal is for the stages' own lines: what Prefect logs stands in its UI.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
