@@ -52,6 +52,7 @@ class StoriesSettings(Settings):
     """The rendered corpus that stands in when no videos are given."""
 
     count: int = Field(720, ge=4, description="Number of stories to render, one H.264 file each.")
+    scenes: int = Field(6, ge=2, le=6, description="Scenes of a story, ten seconds and one agent each.")
     workers: int = Effort(2, ge=1, description="Rendering processes.")
 
 

@@ -13,7 +13,6 @@ from longrl.video.stories import write_one, write_truth
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
 VERSION = 1
-SCENES = 4
 APART = 1_000_000  # story seeds of one pipeline seed; so two seeds never share a story
 
 
@@ -27,12 +26,12 @@ def render_stories(settings: StoriesSettings, seed: int, warehouse: Warehouse) -
         for leftover in folder.glob(".*"):  # half a film of a killed run
             leftover.unlink()
         paths = [folder / f"story-{number:07d}.mp4" for number in range(first, first + settings.count)]
-        jobs = [(path, first + place, SCENES) for place, path in enumerate(paths) if not path.exists()]
+        jobs = [(path, first + place, settings.scenes) for place, path in enumerate(paths) if not path.exists()]
         for _, lost in track(run_jobs(write_one, jobs, settings.workers), "stories: rendering", len(jobs)):
             if lost is not None:
                 raise lost
-        write_truth(draft.folder / "truth.json", first, settings.count, SCENES)
+        write_truth(draft.folder / "truth.json", first, settings.count, settings.scenes)
         draft.rows = len(paths)
 
-    what = {"count": settings.count, "scenes": SCENES, "seed": seed}
+    what = {"count": settings.count, "scenes": settings.scenes, "seed": seed}
     return warehouse.produce("stories", VERSION, what, {}, build)

@@ -41,6 +41,7 @@ def student(
 
         def take(draft: Draft) -> None:
             _copy(source, draft.folder / "hf")
+            draft.rows = 1
             draft.facts["source"] = str(source)
 
         return warehouse.produce("model", VERSION, {}, {"folder": fingerprint(source)}, take)
@@ -54,6 +55,7 @@ def student(
         shutil.rmtree(folder, ignore_errors=True)
         tiny.build_tiny(folder, settings, texts, seed)
         draft.facts["texts"] = len(texts)
+        draft.rows = 1
 
     return warehouse.produce(
         "model", VERSION, {"model": settings, "seed": seed}, {"captions": captions, "dataset": dataset}, build
