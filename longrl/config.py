@@ -163,7 +163,10 @@ class Phase(Settings):
     decay: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the phase, at its end, over which the rate falls to a tenth."
     )
-    mixture: Mixture
+    until: float | None = Field(
+        None, gt=0.0, le=1.0, description="End the phase early when the token accuracy of recent steps reaches this."
+    )
+    mixture: Mixture = Field(description="What a step is made of.")
 
 
 class SftSettings(Settings):

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,9 +27,10 @@ class Checkpoints:
 
     def __init__(self, folder: Path, engine: Engine):
         self.folder, self.engine = folder / ".checkpoints", engine
+        self.notes: dict[str, Any] = {}  # what the restored checkpoint was saved with
 
-    def save(self, step: int) -> None:
-        """Save after `step`; every rank calls it."""
+    def save(self, step: int, **notes: Any) -> None:
+        """Save after `step`, with notes (JSON values) that a resumed run needs; every rank calls it."""
         temporary = self.folder / ".writing"
         if self.engine.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -38,7 +40,8 @@ class Checkpoints:
         torch.save(torch.get_rng_state(), temporary / f"rng-{self.engine.rank}.pt")
         dist.barrier()
         if self.engine.rank == 0:
-            state = {"step": step, "ranks": self.engine.ranks, "zero_stage": self.engine.settings.zero_stage}
+            fits = {"ranks": self.engine.ranks, "zero_stage": self.engine.settings.zero_stage}
+            state = {"step": step, **fits, "notes": notes}
             with (temporary / "state.json").open("w") as file:
                 json.dump(state, file)
                 file.flush()
@@ -59,6 +62,7 @@ class Checkpoints:
             if (state["ranks"], state["zero_stage"]) == (self.engine.ranks, self.engine.settings.zero_stage):
                 self.engine.load(str(path))
                 torch.set_rng_state(torch.load(path / f"rng-{self.engine.rank}.pt"))
+                self.notes = state["notes"]
                 return int(state["step"])
         return 0
 

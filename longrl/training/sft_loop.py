@@ -6,6 +6,8 @@
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
    kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
    the same collectives.
+4. A phase may end early, when what is learned worst in it is known well enough: small models take their steep turn at a
+   step that depends on the seed. Steps are then left out of the count, so examples stay a function of seed and step.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from longrl.training.rank import Messages
 from longrl.training.turns import tokenize
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.warehouse.artifacts import ArtifactRef
+
+RECENT = 25  # steps whose mean accuracy may end a phase
 
 
 def main(job: dict[str, Any], messages: Messages) -> None:
@@ -67,18 +71,25 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         ),
     )
     checkpoints = Checkpoints(Path(job["folder"]), engine)
-    done = checkpoints.restore()
-    metrics = MetricsFile(Path(job["folder"]), done) if rank == 0 else None
-    for step in range(done + 1, examples.steps + 1):
+    step = resumed = checkpoints.restore()
+    recent: list[float] = checkpoints.notes.get("recent", [])
+    metrics = MetricsFile(Path(job["folder"]), resumed) if rank == 0 else None
+    while step < examples.steps:
+        step += 1
         row = train_step(engine, student, examples, cache, step)
         if metrics:
             metrics.write(**row)
             messages.progress(step, note(row))
-        if step % settings.checkpoint_every == 0 and step < examples.steps:
-            checkpoints.save(step)
+        phase, within = examples.phase(step)
+        recent = [*(recent if within > 1 else []), min(row["token_accuracy"].values())][-RECENT:]
+        taken = step
+        if phase.until and len(recent) == RECENT and sum(recent) / RECENT >= phase.until:
+            step += phase.steps - within
+        if taken % settings.checkpoint_every == 0 and step < examples.steps:
+            checkpoints.save(step, recent=recent)
     export(engine, student, Path(job["model"]), Path(job["folder"]))
     if rank == 0:
-        messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=done)
+        messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=resumed)
 
 
 def decode(views: Sequence[View], cache: FrameCache, rank: int, ranks: int, messages: Messages) -> dict[str, str]:
