@@ -112,6 +112,16 @@ def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
     assert resumed.file(name).read_bytes() == tuned.file(name).read_bytes()
 
 
+def test_a_phase_ends_when_what_it_teaches_is_known(corpus, tmp_path):
+    soon = Phase(name="captions", steps=60, until=1e-9, mixture=Mixture(clip_captions=2))
+    phases = (soon, Phase(name="questions", steps=2, mixture=Mixture(questions=1)))
+    settings = SFT.model_copy(update={"phases": phases, "ranks": 1})
+    refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
+    rows = steps(sft(settings, FRAMES, *refs, Warehouse(tmp_path), 0))
+    assert [row["step"] for row in rows] == [*range(1, 26), 61, 62]
+    assert [row["phase"] for row in rows[-3:]] == ["captions", "questions", "questions"]
+
+
 def test_rl_trains_on_what_the_engine_sampled(reinforced):
     rows = steps(reinforced)
     assert [row["step"] for row in rows] == [1, 2]
