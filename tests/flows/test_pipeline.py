@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 PHASE = "{name: questions, steps: 2, learning_rate: 1.0e-3, warmup: 1, mixture: {clip_captions: 4, questions: 2}}"
 SMALL = {
     "stories.count": "10",
+    "stories.scenes": "4",
+    "pretrain.phases": "[{name: read, steps: 2, mixture: {blind_questions: 4}}]",
     "curate.sft_share": "0.5",
     "curate.eval_share": "0.3",
     "frames.budget": "8",
