@@ -17,6 +17,6 @@ def pretrain(
     warehouse: Warehouse,
 ) -> ArtifactRef:
     """Teach a student that was built from nothing to read."""
-    from longrl.training.sft import pretrain as run
+    from longrl.training.sft import sft
 
-    return run(settings, frames, model, dataset, captions, videos, warehouse, seed)
+    return sft(settings, frames, model, dataset, captions, videos, warehouse, seed, stage="pretrain")

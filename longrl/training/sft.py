@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from longrl.config import FrameSettings, SftSettings
 from longrl.progress import Progress
@@ -17,24 +17,6 @@ from longrl.training.launch import launch
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
 VERSION = 1
-
-
-def pretrain(
-    settings: SftSettings,
-    frames: FrameSettings,
-    model: ArtifactRef,
-    dataset: ArtifactRef,
-    captions: ArtifactRef,
-    videos: ArtifactRef,
-    warehouse: Warehouse,
-    seed: int,
-) -> ArtifactRef:
-    """Teach a student that was built from nothing to read and to keep the form, on text alone: the base of comparisons.
-
-    It is to the tiny student what its makers' pretraining is to a real one: afterwards it answers in words and in the
-    right form, and has never seen a video. Writes and raises what `sft` does.
-    """
-    return _train("pretrain", settings, frames, model, dataset, captions, videos, warehouse, seed)
 
 
 def sft(
@@ -46,26 +28,18 @@ def sft(
     videos: ArtifactRef,
     warehouse: Warehouse,
     seed: int,
+    stage: Literal["pretrain", "sft"] = "sft",
 ) -> ArtifactRef:
     """Fine-tune `model` on the split "sft": `hf/` holds the result, `metrics.jsonl` a line per step.
+
+    The stage "pretrain" is the same on text alone: it is to a student that was built from nothing what its makers'
+    pretraining is to a real one. Its result answers in words and in the right form, and has never seen a video: the base
+    of all comparisons.
 
     Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log;
     run again, the stage goes on from its last checkpoint.
     """
-    return _train("sft", settings, frames, model, dataset, captions, videos, warehouse, seed)
 
-
-def _train(
-    stage: str,
-    settings: SftSettings,
-    frames: FrameSettings,
-    model: ArtifactRef,
-    dataset: ArtifactRef,
-    captions: ArtifactRef,
-    videos: ArtifactRef,
-    warehouse: Warehouse,
-    seed: int,
-) -> ArtifactRef:
     def build(draft: Draft) -> None:
         tables = {"dataset": dataset, "captions": captions, "videos": videos}
         job = {
