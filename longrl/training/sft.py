@@ -33,8 +33,8 @@ def sft(
     """Fine-tune `model` on the split "sft": `hf/` holds the result, `metrics.jsonl` a line per step.
 
     The stage "pretrain" is the same on text alone: it is to a student that was built from nothing what its makers'
-    pretraining is to a real one. Its result answers in words and in the right form, and has never seen a video: the base
-    of all comparisons.
+    pretraining is to a real one. Its result answers in words and in the right form, and has never seen a video: the
+    base of all comparisons.
 
     Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log;
     run again, the stage goes on from its last checkpoint.
