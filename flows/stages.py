@@ -71,13 +71,15 @@ class Stages:
             run(pretrain, config.pretrain, config.frames, refs["model"], *data, config.seed)
         if until in ("sft", "rl"):
             run(sft, config.sft, config.frames, self.base, *data, config.seed)
-        if until == "rl":
+        if until == "rl" and not refs["curate"].facts()["questions"].get("rl"):
+            print(f"{'rl':<10} skipped: no question is left for it; give more videos, or lower curate.sft_share")
+        elif until == "rl":
             run(rl, config.rl, config.frames, refs["sft"], refs["curate"], refs["ingest"], config.seed)
 
     def evaluation(self) -> None:
         """Base, SFT and RL on the held-out questions."""
         config, refs = self.config, self.refs
-        models = {"base": self.base, "sft": refs["sft"], "rl": refs["rl"]}
+        models = {"base": self.base} | {name: refs[name] for name in ("sft", "rl") if name in refs}
         self.run(evaluate, config.evaluate, config.frames, models, refs["curate"], refs["ingest"], config.seed)
 
     def until(self, stage: str) -> ArtifactRef:
