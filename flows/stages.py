@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from longrl.config import PipelineConfig
+from longrl.errors import LongrlError
 from longrl.warehouse import catalog
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.caption import caption
@@ -91,6 +92,8 @@ class Stages:
         if stage == "evaluate":
             self.evaluation()
             catalog.rebuild(self.warehouse, self.refs.values())
+        if stage not in self.refs:
+            raise LongrlError(f"{stage} has nothing to do in this run; choose another stage or other videos")
         return self.refs[stage]
 
 
