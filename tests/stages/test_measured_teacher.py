@@ -25,6 +25,7 @@ from longrl.warehouse.artifacts import Warehouse
 from tests.videos import write_video
 
 COUNT = 40
+CLIPS = COUNT * StoriesSettings().scenes
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_what_is_seen_in_a_clip_is_what_happens(stories):
         seen = [(visit["actor"], visit["place"], visit["corner"]) for visit in visits]
         timely = [scene["appears"] - 1 < v["start"] < v["end"] < scene["leaves"] + 1 for v in visits]
         right += seen == [(scene["actor"], scene["place"], scene["corner"])] and all(timely)
-    assert captions.rows == 4 * COUNT
+    assert captions.rows == CLIPS
     assert right / captions.rows >= 0.99
 
 
@@ -195,6 +196,6 @@ def test_killed_run_goes_on_where_it_was(stories, tmp_path):
     run.wait()
     before = items(tmp_path)
     _, captions = captioned(Warehouse(tmp_path), folder)
-    assert 8 <= len(before) < 4 * COUNT, "the run was to be killed half-way"
+    assert 8 <= len(before) < CLIPS, "the run was to be killed half-way"
     assert before <= items(tmp_path)
-    assert len(items(tmp_path)) == captions.rows == 4 * COUNT
+    assert len(items(tmp_path)) == captions.rows == CLIPS
