@@ -93,7 +93,7 @@ def test_a_run_ends_with_a_summary_that_adds_up(finished):
 def test_a_run_ends_with_a_report_and_a_catalog(finished):
     assert (finished / "reports" / "latest" / "index.html").stat().st_size > 10_000
     with duckdb.connect(str(finished / "catalog.duckdb"), read_only=True) as catalog:
-        (videos,) = catalog.sql("SELECT count(*) FROM videos").fetchone()
+        ((videos,),) = catalog.sql("SELECT count(*) FROM videos").fetchall()
     assert videos == 10
 
 
