@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_each_rank_generates_alone_and_the_trainers_group_survives(student_folder, tmp_path):
     script = ROOT / "tests" / "distributed" / "rollout_ranks.py"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

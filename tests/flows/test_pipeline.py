@@ -159,7 +159,7 @@ def test_two_pipelines_at_once_on_one_warehouse_share_the_work(tmp_path):
     [
         ({}, "no videos"),
         ({"notes.txt": b"hello"}, "no videos"),
-        ({"empty.mp4": b"", "text.mp4": b"hello"}, "quarantined"),
+        ({"empty.mp4": b"", "text.mp4": b"hello"}, "none of the 2 video files"),
     ],
     ids=["empty folder", "no videos in it", "only broken videos"],
 )

@@ -125,6 +125,7 @@ def test_answers_equal_those_of_transformers(run, evaluated, lost):
     assert row["response"].to_list() == [pupil.chat.decode(ids)]
 
 
+@pytest.mark.slow
 def test_another_sample_or_model_redoes_nothing(run, evaluated):
     refs, models, warehouse = run
     again = evaluate(
