@@ -7,6 +7,8 @@ WAREHOUSE ?= warehouse
 TEACHER ?=
 SET ?=
 PYTHON ?= python3
+NAME ?=
+ARGS ?=
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -18,7 +20,7 @@ ARGUMENTS = --recipe "$(RECIPE)" --warehouse "$(WAREHOUSE)" $(if $(VIDEOS),--vid
   $(if $(SEED),--seed $(SEED)) $(if $(TEACHER),--teacher $(TEACHER)) $(foreach s,$(SET),--set $(s))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline dataset train evaluate rerun config test test-all lint format docs lock clean
+.PHONY: help setup pipeline dataset train evaluate rerun config test test-all bench lint format docs lock clean
 
 help: ## list the targets and the variables they take
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -62,6 +64,9 @@ test: setup ## run the tests
 test-all: setup ## run every test, also the slow ones
 	@$(RUN) -m pytest -q -m "not gpu"
 
+bench: setup ## measure one thing: make bench NAME=decode; results go to benchmarks/results
+	@$(RUN) -m benchmarks.harness $(NAME) $(ARGS)
+
 lint: setup ## check formatting, style and types
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
@@ -75,7 +80,7 @@ docs: setup ## write docs/configuration.md from the settings
 	@$(RUN) -m docs.generate
 
 lock: setup ## resolve pyproject.toml into requirements.lock anew
-	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --no-header --no-annotate --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra ray --extra dev --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean: ## delete caches, but neither .venv nor the warehouse
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache && find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -113,6 +113,7 @@ def ask(video: str, caption: str) -> pl.DataFrame:
             {
                 "question_id": f"{video[:12]}-{index}",
                 "video_id": video,
+                "kind": "choice",
                 "category": CATEGORIES[index % 4],
                 "question": f"Where does walker {index} go? {caption}"
                 if index % 2

@@ -108,6 +108,7 @@ def question_rows(video_id: str, story: stories.Story, brief: bool = False) -> l
             {
                 "question_id": f"{video_id}-{category}",
                 "video_id": video_id,
+                "kind": "choice",
                 "category": category,
                 "question": question,
                 "options": options,

@@ -24,7 +24,16 @@ def segment(settings: SegmentSettings, videos: ArtifactRef, warehouse: Warehouse
         for video_id, duration in videos.table().select("video_id", "duration").iter_rows():
             for index, (start, end) in enumerate(cut(duration, settings.clip_seconds, settings.minimum_tail)):
                 clip_id = item_key(video_id, start, end)
-                rows.append({"clip_id": clip_id, "video_id": video_id, "index": index, "start": start, "end": end})
+                rows.append(
+                    {
+                        "clip_id": clip_id,
+                        "video_id": video_id,
+                        "index": index,
+                        "start": start,
+                        "end": end,
+                        "motion": None,
+                    }
+                )
         draft.write(pl.DataFrame(rows, schema=schemas.empty("segment").schema))
 
     return warehouse.produce("segment", VERSION, {"segment": settings}, {"videos": videos}, build)

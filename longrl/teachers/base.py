@@ -107,6 +107,7 @@ class QuestionDraft:
     reasoning: str  # what happens when, citing clips by their time spans
     conclusion: str  # the sentence from which the option follows; may be empty
     evidence: tuple[int, ...]  # indices of the clips the answer rests on
+    kind: str = "choice"  # or open: no options, `answer` is a text
 
     def row(self) -> dict[str, Any]:
         return asdict(self) | {"options": list(self.options), "evidence": list(self.evidence)}

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 
 def item_key(*parts: Any) -> str:
     """Hash of everything an item was made from; parts must be JSON-serialisable."""
@@ -25,10 +27,13 @@ class Ledger:
     def __init__(self, path: Path, forget: bool = False):
         self.forget = forget
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        # The first connection turns WAL on and the last one off; SQLite does not wait for another that does so just now.
+        self._doors = filelock.FileLock(path.with_suffix(".lock"))
+        with self._doors:
+            self._connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The finished ones among `keys`, with their values."""
@@ -45,4 +50,5 @@ class Ledger:
         self._connection.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", (key, json.dumps(value)))
 
     def close(self) -> None:
-        self._connection.close()
+        with self._doors:
+            self._connection.close()

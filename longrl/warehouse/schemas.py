@@ -39,7 +39,7 @@ VIDEOS = {
     "audio": column(pl.Boolean),
 }
 
-CLIPS = {
+SPANS = {
     "clip_id": column(pl.String, unique=True),
     "video_id": column(pl.String),
     "index": column(pl.Int64, pa.Check.ge(0)),  # 0, 1, ... in the order of time
@@ -47,7 +47,11 @@ CLIPS = {
     "end": column(pl.Float64, pa.Check.gt(0)),
 }
 
-CAPTIONS = CLIPS | {
+CLIPS = SPANS | {
+    "motion": column(pl.Float64, pa.Check.ge(0), nullable=True),  # mean change of a pixel per second, 0-255; null: off
+}
+
+CAPTIONS = SPANS | {
     "caption": column(pl.String, pa.Check.str_length(min_value=1)),
     "facts": column(pl.String),  # JSON of what the teacher measured; "{}" where it only wrote text
     "teacher": column(pl.String),
@@ -57,9 +61,10 @@ QUESTIONS = {
     "question_id": column(pl.String, unique=True),
     "video_id": column(pl.String),
     "category": column(pl.String, CATEGORY),
+    "kind": column(pl.String, pa.Check.isin(["choice", "open"])),
     "question": column(pl.String, pa.Check.str_length(min_value=1)),
-    "options": column(pl.List(pl.String)),  # without letters; the letter is the position: A, B, C, D
-    "answer": column(pl.String, pa.Check.str_matches(r"^[A-Z]$")),
+    "options": column(pl.List(pl.String)),  # without letters; the letter is the position: A, B, ...; none when open
+    "answer": column(pl.String, pa.Check.str_length(min_value=1)),  # the letter, or the text of an open answer
     "reasoning": column(pl.String, pa.Check.str_length(min_value=1)),  # what happens when, citing clips by time spans
     "conclusion": column(pl.String),  # the sentence from which the option follows; may be empty
     "evidence": column(pl.List(pl.Int64)),  # indices of the clips the answer rests on

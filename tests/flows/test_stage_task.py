@@ -20,7 +20,9 @@ def prefect_server():
 
 
 def clips() -> pl.DataFrame:
-    return pl.DataFrame({"clip_id": ["v-0"], "video_id": ["v"], "index": [0], "start": [0.0], "end": [10.0]})
+    return pl.DataFrame(
+        {"clip_id": ["v-0"], "video_id": ["v"], "index": [0], "start": [0.0], "end": [10.0], "motion": [1.0]}
+    )
 
 
 @stage_task

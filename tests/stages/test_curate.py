@@ -21,6 +21,7 @@ def question(number: int = 0, video: str = "v0", **changes) -> dict:
     return {
         "question_id": f"{video}-q{number}",
         "video_id": video,
+        "kind": "choice",
         "category": Categories[number % 4],
         "question": f"Who comes in {number}?",
         "options": ["red box", "blue ball", "green box", "white ball"],

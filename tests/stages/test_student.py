@@ -12,7 +12,8 @@ from longrl.models.student import StudentError, corpus_texts, student
 from longrl.warehouse.artifacts import Warehouse
 
 QUESTION = {
-    "category": "plot", "question": "What moves?", "options": ["red", "blue"], "answer": "A", "reasoning": "It is red.",
+    "category": "plot", "kind": "choice", "question": "What moves?", "options": ["red", "blue"], "answer": "A",
+    "reasoning": "It is red.",
     "conclusion": "So red.", "evidence": [0], "teacher": "t",
 }  # fmt: skip
 CLIP = {"index": 0, "start": 0.0, "end": 1.0, "facts": "{}", "teacher": "t"}

@@ -15,7 +15,8 @@ from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 
 def clips(warehouse: Warehouse, count: int, run: str = "") -> ArtifactRef:
     rows = [
-        {"clip_id": f"c{n}", "video_id": "v", "index": n, "start": 10.0 * n, "end": 10.0 * n + 10} for n in range(count)
+        {"clip_id": f"c{n}", "video_id": "v", "index": n, "start": 10.0 * n, "end": 10.0 * n + 10, "motion": 1.0}
+        for n in range(count)
     ]
 
     def build(draft):
@@ -94,7 +95,7 @@ from longrl.warehouse.artifacts import Warehouse
 
 warehouse = Warehouse(sys.argv[1])
 for n in range(15):
-    row = {"clip_id": "c", "video_id": "v", "index": 0, "start": 0.0, "end": 10.0}
+    row = {"clip_id": "c", "video_id": "v", "index": 0, "start": 0.0, "end": 10.0, "motion": 1.0}
     warehouse.produce("segment", 1, {"run": sys.argv[2], "n": n}, {}, lambda draft: draft.write(pl.DataFrame([row])))
     catalog.rebuild(warehouse)
     with catalog.connect(warehouse) as connection:

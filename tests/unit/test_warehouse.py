@@ -19,7 +19,7 @@ from longrl.warehouse.schemas import SchemaError
 
 def clips(count: int = 2) -> pl.DataFrame:
     rows = [
-        {"clip_id": f"v-{i}", "video_id": "v", "index": i, "start": 10.0 * i, "end": 10.0 * i + 10}
+        {"clip_id": f"v-{i}", "video_id": "v", "index": i, "start": 10.0 * i, "end": 10.0 * i + 10, "motion": 1.0}
         for i in range(count)
     ]
     return pl.DataFrame(rows)
