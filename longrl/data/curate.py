@@ -23,7 +23,7 @@ import polars as pl
 from longrl.config import ConfigError, CurateSettings
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
-VERSION = 1
+VERSION = 2
 RULES = Path(__file__).parent / "rules"
 
 MACROS = r"""

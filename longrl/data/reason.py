@@ -17,7 +17,7 @@ from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 from longrl.warehouse.ledger import item_key
 
-VERSION = 1
+VERSION = 2
 
 
 class NoQuestions(LongrlError):

@@ -27,7 +27,7 @@ class Ledger:
     def __init__(self, path: Path, forget: bool = False):
         self.forget = forget
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The first connection turns WAL on and the last one off; SQLite does not wait for another that does so just now.
+        # The first connection turns WAL on, the last one off; SQLite does not wait for another doing so just now.
         self._doors = filelock.FileLock(path.with_suffix(".lock"))
         with self._doors:
             self._connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
