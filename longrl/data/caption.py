@@ -75,7 +75,7 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
 
 def _open_clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:
     table = clips.table().join(videos.table().select("video_id", "path", "width", "height"), on="video_id", how="left")
-    return [Clip(**row) for row in table.iter_rows(named=True)]
+    return [Clip(**row) for row in table.drop("motion").iter_rows(named=True)]
 
 
 def _row(clip: Clip, item: dict[str, Any], teacher: str) -> dict[str, Any]:
