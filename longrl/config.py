@@ -141,7 +141,7 @@ class ModelSettings(Settings):
 class Mixture(Settings):
     """Examples of one training step, by kind; a phase draws these many of each."""
 
-    copy_drill: int = Field(0, ge=0, description="Random token sequences to be repeated (text only).")
+    recall_drill: int = Field(0, ge=0, description="Random records, to be recalled by their keys (text only).")
     clip_captions: int = Field(0, ge=0, description="Single clips, described.")
     video_captions: int = Field(0, ge=0, description="Whole videos, all their captions in order.")
     reading: int = Field(
@@ -163,8 +163,13 @@ class Phase(Settings):
     decay: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the phase, at its end, over which the rate falls to a tenth."
     )
+    budgets: tuple[int, ...] = Field((), description="Frame budgets of whole videos; empty takes frames.budgets.")
     until: float | None = Field(
-        None, gt=0.0, le=1.0, description="End the phase early when the token accuracy of recent steps reaches this."
+        None,
+        ge=0.0,
+        le=1.0,
+        description="End the phase early when this share of recent responses at the full frame budget, each token "
+        "predicted from the right ones before it, is right word for word.",
     )
     mixture: Mixture = Field(description="What a step is made of.")
 

@@ -19,7 +19,7 @@ from longrl.errors import LongrlError
 from longrl.models import chat
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
-VERSION = 1
+VERSION = 2
 
 NEEDED = (("config.json",), ("tokenizer.json",), ("preprocessor_config.json", "processor_config.json"))  # one of each
 

@@ -168,7 +168,7 @@ def processor(tokenizer: Any) -> Any:
 
 
 @torch.no_grad()
-def start_attention(model: Any, seed: int, match: float = 1.2, write: float = 0.08, back: int = 3) -> None:
+def start_attention(model: Any, seed: int, match: float = 1.6, write: float = 0.08, back: int = 3) -> None:
     """Set the language model's attention to its mimetic start; everything else keeps its random weights.
 
     `match` scales queries and keys, `write` what heads add to the residual stream, `back` is how many heads of the
@@ -194,15 +194,15 @@ def start_attention(model: Any, seed: int, match: float = 1.2, write: float = 0.
         layer.mlp.down_proj.weight.copy_(0.02 * noise(*layer.mlp.down_proj.weight.shape))
         for h in range(heads):
             own, nearby = slice(h * K, (h + 1) * K), min(back, heads - 1)
-            if index == 0 and h < nearby:  # look h + 1 tokens back, write it where head h + 1 reads
+            if index == 0 and h < nearby:  # look h + 1 tokens back: slot h + 1 names that token
                 q.weight[own] *= 0.1
                 k.weight[own] *= 0.1
                 sharp = 6.0 * (frequency > 0.1)
                 turn = (h + 1) * frequency
                 k.bias[own] = torch.cat([sharp, torch.zeros_like(sharp)])
                 q.bias[own] = torch.cat([sharp * turn.cos(), -sharp * turn.sin()])
-                v.weight[own], o.weight[:, own] = R[h], write * R[(h + 1) % heads].T
-            elif index == 1:  # find the token after an earlier occurrence of one's own
+                v.weight[own], o.weight[:, own] = R[0], 3 * write * R[(h + 1) % heads].T
+            elif index == 1:  # find where what stands h tokens back stood h + 1 tokens back, and copy what came then
                 q.weight[own], k.weight[own] = match * R[h % nearby], match * R[(h % nearby + 1) % heads]
                 v.weight[own], o.weight[:, own] = V[h], write * V[h].T
             else:  # find one's like, and copy it

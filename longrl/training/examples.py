@@ -20,13 +20,14 @@ from typing import Any
 import polars as pl
 
 from longrl.config import FrameSettings, Phase, SftSettings
-from longrl.models.chat import caption_text
-from longrl.training.turns import Turn, copy_drill, described, plain_turn, question_turn
+from longrl.models.chat import caption_text, question_text
+from longrl.training.turns import Turn, described, plain_turn, question_turn, recall_drill
 from longrl.video.sample import FramePlan, plan_frames
 
-KINDS = ("copy_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
-# Text after a short video is moved on by up to this many positions, as if the video had been longer.
-CLIP_SHIFT, VIDEO_SHIFT = 40, 25
+KINDS = ("recall_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
+# Text after a clip, and text alone, is moved on by some positions, as if a whole video stood before it: a small model
+# that has only ever seen small positions does not find its way at large ones.
+CLIP_SHIFT, TEXT_SHIFT = (40, 110), (0, 110)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Examples:
                 self.clips.setdefault(row["video_id"], []).append(row)
         ids = sorted(self.questions)
         items: dict[str, list[Any]] = {
-            "copy_drill": [None],
+            "recall_drill": [None],
             "clip_captions": [clip for video_id in ids for clip in self.clips.get(video_id, [])],
             "video_captions": [video_id for video_id in ids if video_id in self.clips],
             "reading": [row for video_id in ids for row in self.questions[video_id]],
@@ -132,33 +133,38 @@ class Examples:
             step -= phase.steps
         raise IndexError("past the last step")
 
+    def budget(self, step: int) -> int:
+        """Frames of every whole video in this step; the n-th smallest budget is drawn n times as often."""
+        budgets = sorted(self.phase(step)[0].budgets or self.frames.budgets)
+        return random.Random(f"{self.seed} budget {step}").choices(budgets, range(1, len(budgets) + 1))[0]
+
     def step(self, step: int) -> dict[str, list[Example]]:
         """All examples of a step, by kind, for all ranks together."""
         phase, within = self.phase(step)
         before = self.settings.phases[: self.settings.phases.index(phase)]
         draw = random.Random(f"{self.seed} step {step}")
-        budgets = sorted(self.frames.budgets)
-        budget = draw.choices(budgets, range(1, len(budgets) + 1))[0]
+        budget = self.budget(step)
         examples = {}
         for kind in self.kinds(phase):
             count = getattr(phase.mixture, kind)
             start = sum(p.steps * getattr(p.mixture, kind) for p in before) + (within - 1) * count
             items = self.cycles[kind].take(start, count)
-            shift = draw.randrange(CLIP_SHIFT if kind == "clip_captions" else VIDEO_SHIFT)
-            examples[kind] = [self._example(kind, item, budget, shift, draw) for item in items]
+            examples[kind] = [self._example(kind, item, budget, draw) for item in items]
         return examples
 
-    def _example(self, kind: str, item: Any, budget: int, shift: int, draw: random.Random) -> Example:
-        if kind == "copy_drill":
-            return Example(kind, drill=copy_drill(self.words, draw))
+    def _example(self, kind: str, item: Any, budget: int, draw: random.Random) -> Example:
+        if kind == "recall_drill":
+            return Example(kind, drill=recall_drill(self.words, draw))
         if kind == "clip_captions":
             turn = plain_turn(caption_text(), item["caption"])
-            return Example(kind, self.clip_view(item), (turn,), shift=shift)
-        if kind == "video_captions":
-            turn = plain_turn(caption_text(), described(self.clips[item]))
-            return Example(kind, self.view(item, budget), (turn,), shift=shift)
+            return Example(kind, self.clip_view(item), (turn,), shift=draw.randrange(*CLIP_SHIFT))
+        if kind == "video_captions":  # asked with a question, so that it stands where chains of thought will stand
+            row = draw.choice(self.questions[item])
+            turn = plain_turn(question_text(row["question"], row["options"]), described(self.clips[item]))
+            return Example(kind, self.view(item, budget), (turn,))
         if kind in ("reading", "blind_questions"):
-            return Example(kind, turns=(question_turn(item, self.settings.loss_weights, reading=kind == "reading"),))
+            turn = question_turn(item, self.settings.loss_weights, reading=kind == "reading")
+            return Example(kind, turns=(turn,), shift=draw.randrange(*TEXT_SHIFT))
         chosen = spread(self.questions[item], self.settings.questions_per_video, draw)
         turns = tuple(question_turn(row, self.settings.loss_weights) for row in chosen)
         return Example(kind, self.view(item, budget), turns)
@@ -186,10 +192,11 @@ class Examples:
     def views(self) -> list[View]:
         """Every view that some step may ask for, video by video."""
         used = {kind for phase in self.settings.phases if phase.steps for kind in self.kinds(phase)}
+        budgets = sorted({budget for phase in self.settings.phases for budget in phase.budgets or self.frames.budgets})
         views = []
         for video_id in sorted(self.videos):
             if used & {"video_captions", "questions"}:
-                views += [self.view(video_id, budget) for budget in self.frames.budgets]
+                views += [self.view(video_id, budget) for budget in budgets]
             if "clip_captions" in used:
                 views += [self.clip_view(clip) for clip in self.clips.get(video_id, [])]
         return views

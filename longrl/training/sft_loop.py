@@ -6,8 +6,9 @@
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
    kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
    the same collectives.
-4. A phase may end early, when what is learned worst in it is known well enough: small models take their steep turn at a
-   step that depends on the seed. Steps are then left out of the count, so examples stay a function of seed and step.
+4. A phase may end early, when enough responses are right word for word: small models take their steep turn at a step
+   that depends on the seed. (The mean over tokens won't do: most tokens are easy, and the last few words decide.) Steps
+   are then left out of the count, so examples stay a function of seed and step.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from longrl.training.turns import tokenize
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.warehouse.artifacts import ArtifactRef
 
-RECENT = 25  # steps whose mean accuracy may end a phase
+RECENT = 12  # steps at the full frame budget whose mean may end a phase
 
 
 def main(job: dict[str, Any], messages: Messages) -> None:
@@ -81,9 +83,11 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             metrics.write(**row)
             messages.progress(step, note(row))
         phase, within = examples.phase(step)
-        recent = [*(recent if within > 1 else []), min(row["token_accuracy"].values())][-RECENT:]
+        recent = recent if within > 1 else []
+        if row["budget"] == max(phase.budgets or frames.budgets):
+            recent = [*recent, min(row["exact"].values())][-RECENT:]
         taken = step
-        if phase.until and len(recent) == RECENT and sum(recent) / RECENT >= phase.until:
+        if phase.until is not None and len(recent) == RECENT and sum(recent) / RECENT >= phase.until:
             step += phase.steps - within
         if taken % settings.checkpoint_every == 0 and step < examples.steps:
             checkpoints.save(step, recent=recent)
@@ -119,6 +123,7 @@ class Share:
     groups: list[Group]
     views: list[View]
     weights: Tensor  # (S,), of all scored tokens in order
+    lengths: list[int]  # scored tokens of each response
 
     @property
     def tokens(self) -> int:
@@ -139,7 +144,7 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
     rate = learning_rate(within, phase.steps, phase.learning_rate, phase.warmup, phase.decay)
     norm = engine.step(rate)
     sums = engine.total(*sums, float(sum(share.tokens for share in shares.values())))
-    losses, hits, counts = sums[0:-1:3], sums[1:-1:3], sums[2:-1:3]
+    losses, hits, counts, wholes, responses = (sums[i:-1:5] for i in range(5))
     by_kind = {kind: losses[i] / max(totals[i], 1e-9) for i, kind in enumerate(shares)}
     seconds = time.monotonic() - started
     return {
@@ -148,6 +153,8 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
         "loss": sum(by_kind.values()) / len(by_kind),
         "losses": by_kind,
         "token_accuracy": {kind: hits[i] / max(counts[i], 1.0) for i, kind in enumerate(shares)},
+        "exact": {kind: wholes[i] / max(responses[i], 1.0) for i, kind in enumerate(shares)},
+        "budget": examples.budget(step),
         "learning_rate": rate,
         "gradient_norm": norm,
         "skipped": engine.skipped,
@@ -157,10 +164,11 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
     }
 
 
-def forward_backward(
-    engine: Engine, student: Student, share: Share, cache: FrameCache, total: float
-) -> tuple[float, float, float]:
-    """Accumulate gradients of this rank's part; returns sums of weighted loss, of right tokens and of tokens."""
+def forward_backward(engine: Engine, student: Student, share: Share, cache: FrameCache, total: float) -> list[float]:
+    """Accumulate gradients of this rank's part.
+
+    Returns five sums: weighted loss, right tokens, tokens, responses right word for word, and responses.
+    """
     seen: list[float] = []
 
     def compute() -> Tensor:
@@ -171,11 +179,14 @@ def forward_backward(
         weights = share.weights.to(logprobs.device)
         loss = weighted_cross_entropy(logprobs, weights)
         counted = weights > 0
-        seen.extend([float(loss.detach()), float((correct & counted).sum()), float(counted.sum())])
+        seen.extend(map(float, (loss.detach(), (correct & counted).sum(), counted.sum())))
+        taught = [bool(row.any()) for row in counted.split(share.lengths)]
+        whole = [bool(row.all()) for row in (correct | ~counted).split(share.lengths)]
+        seen.extend(float(sum(rows)) for rows in (map(and_, whole, taught), taught))
         return loss * engine.share(total)
 
     engine.loss(compute)
-    return seen[0], seen[1], seen[2]
+    return seen
 
 
 def attach_videos(student: Student, share: Share, cache: FrameCache) -> None:
@@ -195,13 +206,14 @@ def build(student: Student, everything: Sequence[Example], rank: int, ranks: int
     mine = everything[rank::ranks] or everything[:1]
     idle = rank >= len(everything)
     weights: list[float] = []
+    lengths: list[int] = []
     groups: list[Group] = []
     if mine[0].view is None:  # text alone: all rows share the opening of the turn, and so are one group
         rows = [row for example in mine for row in text_rows(student, example)]
-        groups.append(
-            Group(rows[0].prompt, None, list(rows[0].prompt.head), [r.suffix for r in rows], [r.start for r in rows])
-        )
+        suffixes, starts = [row.suffix for row in rows], [row.start for row in rows]
+        groups.append(Group(rows[0].prompt, None, list(rows[0].prompt.head), suffixes, starts, mine[0].shift))
         weights += [weight for row in rows for weight in row.weights]
+        lengths += [len(row.weights) for row in rows]
     for example in mine:
         if example.view is None:
             continue
@@ -213,8 +225,9 @@ def build(student: Student, everything: Sequence[Example], rank: int, ranks: int
         group.shift = example.shift
         groups.append(group)
         weights += [weight for _, each in answers for weight in each]
+        lengths += [len(each) for _, each in answers]
     scale = torch.tensor(weights) * (0.0 if idle else 1.0)
-    return Share(groups, [example.view for example in mine if example.view], scale)
+    return Share(groups, [example.view for example in mine if example.view], scale, lengths)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from longrl.models.chat import ChatFormat, answer_text, question_text
 
-DRILL = (16, 24)  # different tokens shown, tokens to be copied from them
 LETTER = re.compile(r"\(([A-Z])\)")
 
 
@@ -59,19 +59,23 @@ def described(clips: Sequence[dict[str, Any]]) -> str:
     return "<think>" + " ".join(f"clip {number}: {clip['caption']}" for number, clip in enumerate(clips, 1))
 
 
-def copy_drill(words: Sequence[int], draw: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    """Different random tokens, then runs of them from random places; a run's first token can't be known (weight 0).
+def recall_drill(
+    words: Sequence[int], draw: random.Random
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
+    """Records of a key, filler words and values, then the same in another order: values must be found by their keys.
 
-    >>> shown, copied, weights = copy_drill(range(100), random.Random(0))
-    >>> len(shown), len(copied) >= 24, set(copied) <= set(shown), weights[:2]
-    (16, True, True, (0.0, 1.0))
+    Key and values are different random tokens in every record. Fillers, where there are any, are the same in all, so
+    that the tokens just before a value say nothing: what counts stands further back, as in "black visits the northeast
+    house". Returned are the tokens shown, those to be recalled, and the latter's weights, 0 but for the values.
+
+    >>> shown, recalled, weights = recall_drill(range(100), random.Random(0))
+    >>> sorted(shown) == sorted(recalled), len(weights) == len(recalled), sum(weights) <= len(weights) / 2
+    (True, True, True)
     """
-    shown = draw.sample(list(words), DRILL[0])
-    copied: list[int] = []
-    weights: list[float] = []
-    while len(copied) < DRILL[1]:
-        start = draw.randrange(len(shown) - 1)
-        run = shown[start : start + draw.randint(2, 5)]
-        copied += run
-        weights += [0.0, *[1.0] * (len(run) - 1)]
-    return tuple(shown), tuple(copied), tuple(weights)
+    records, fillers, values = draw.randint(4, 6), draw.choice((0, 2)), draw.randint(1, 2)
+    tokens = draw.sample(list(words), records * (1 + values) + fillers + 1)
+    between, end = [tokens.pop() for _ in range(fillers)], tokens.pop()
+    rows = [[tokens.pop(), *between, *(tokens.pop() for _ in range(values)), end] for _ in range(records)]
+    asked = draw.sample(rows, records)
+    weights = [0.0] * (1 + fillers) + [1.0] * values + [0.0]
+    return tuple(chain(*rows)), tuple(chain(*asked)), tuple(weights * records)

@@ -22,7 +22,7 @@ FRAMES = FrameSettings(budget=8, budgets=(4, 8))
 STEPS = 40
 SFT = SftSettings(
     phases=(
-        Phase(name="captions", steps=3, warmup=1, mixture=Mixture(clip_captions=4, video_captions=1, copy_drill=4)),
+        Phase(name="captions", steps=3, warmup=1, mixture=Mixture(clip_captions=4, video_captions=1, recall_drill=4)),
         Phase(name="questions", steps=STEPS - 3, learning_rate=3e-3, warmup=5, mixture=Mixture(questions=4, reading=3)),
     ),
     questions_per_video=4,
@@ -72,7 +72,7 @@ def test_sft_learns_and_says_so_step_by_step(tuned):
     rows = steps(tuned)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert [row["phase"] for row in rows[2:4]] == ["captions", "questions"]
-    assert set(rows[0]["losses"]) == {"copy_drill", "clip_captions", "video_captions"}
+    assert set(rows[0]["losses"]) == {"recall_drill", "clip_captions", "video_captions"}
     assert set(rows[5]["token_accuracy"]) == {"questions", "reading"}
     assert rows[-1]["losses"]["questions"] < 0.5 * rows[3]["losses"]["questions"]
     assert tuned.facts()["skipped"] == 0
@@ -112,13 +112,14 @@ def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
     assert resumed.file(name).read_bytes() == tuned.file(name).read_bytes()
 
 
-def test_a_phase_ends_when_what_it_teaches_is_known(corpus, tmp_path):
-    soon = Phase(name="captions", steps=60, until=1e-9, mixture=Mixture(clip_captions=2))
-    phases = (soon, Phase(name="questions", steps=2, mixture=Mixture(questions=1)))
+@pytest.mark.parametrize(("until", "taken"), [(0.0, 12), (1.0, 15)])
+def test_a_phase_ends_when_what_it_teaches_is_known(corpus, tmp_path, until, taken):
+    captions = Phase(name="captions", steps=15, until=until, budgets=(4,), mixture=Mixture(clip_captions=2))
+    phases = (captions, Phase(name="questions", steps=2, mixture=Mixture(questions=1)))
     settings = SFT.model_copy(update={"phases": phases, "ranks": 1})
     refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
     rows = steps(sft(settings, FRAMES, *refs, Warehouse(tmp_path), 0))
-    assert [row["step"] for row in rows] == [*range(1, 26), 61, 62]
+    assert [row["step"] for row in rows] == [*range(1, taken + 1), 16, 17]
     assert [row["phase"] for row in rows[-3:]] == ["captions", "questions", "questions"]
 
 

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer
 from longrl.config import FrameSettings, Mixture, Phase, SftSettings
 from longrl.models.chat import ChatFormat
 from longrl.training.examples import Cycle, Examples
-from longrl.training.turns import copy_drill, question_turn, tokenize
+from longrl.training.turns import question_turn, recall_drill, tokenize
 from longrl.video import stories
 from tests.story_corpus import caption_rows, question_rows
 from tests.tiny_student import build_student
 
-MIXTURE = Mixture(copy_drill=2, clip_captions=3, video_captions=2, reading=4, blind_questions=2, questions=3)
+MIXTURE = Mixture(recall_drill=2, clip_captions=3, video_captions=2, reading=4, blind_questions=2, questions=3)
 SETTINGS = SftSettings(
     phases=(
         Phase(name="captions", steps=3, mixture=Mixture(clip_captions=4)),
@@ -73,11 +73,32 @@ def test_broken_videos_are_left_out(tables):
 
 
 def test_all_views_of_all_steps_are_announced(tables):
-    examples = make(tables)
+    examples = make(tables, seed=3)
     announced = set(examples.views())
     drawn = {e.view for step in range(1, 24) for group in examples.step(step).values() for e in group if e.view}
     assert drawn <= announced
     assert {len(view.plan.times) for view in drawn} == {4, 8, 16, 32}
+
+
+def test_a_phase_may_have_frame_budgets_of_its_own(tables):
+    phase = Phase(name="all", steps=9, budgets=(16,), mixture=MIXTURE)
+    examples = Examples(
+        SETTINGS.model_copy(update={"phases": (phase,)}), FrameSettings(), **tables, seed=0, words=range(99)
+    )
+    shown = {len(e.view.plan.times) for step in range(1, 10) for e in examples.step(step)["questions"] if e.view}
+    assert shown == {16}
+    assert {e.view for e in examples.step(4)["video_captions"]} <= set(examples.views())
+
+
+def test_a_video_is_retold_where_its_chains_of_thought_will_begin(tables):
+    examples = make(tables)
+    for example in examples.step(9)["video_captions"]:
+        (turn,) = example.turns
+        prompts = {
+            question_turn(row, SETTINGS.loss_weights).prompt for row in examples.questions[example.view.video_id]
+        }
+        assert turn.prompt in prompts
+        assert turn.response.startswith("<think>clip 1:")
 
 
 def test_a_clip_is_shown_where_the_teacher_saw_something(tables):
@@ -151,9 +172,13 @@ def test_reading_gives_the_chain_for_nothing(chat):
     assert weights[0] == 0.0
 
 
-def test_drill_copies_runs_of_what_it_showed():
-    shown, copied, weights = copy_drill(range(1000), random.Random(3))
-    assert len(set(shown)) == len(shown)
-    for before, token, weight in zip(copied, copied[1:], weights[1:], strict=False):
-        if weight:
-            assert shown[shown.index(before) + 1] == token
+def test_a_drill_can_be_answered_from_what_it_showed():
+    for seed in range(20):
+        shown, recalled, weights = recall_drill(range(1000), random.Random(seed))
+        length = next(n for n in range(3, 7) if shown[-1] == shown[n - 1])  # of a record: they end in the same token
+        told = {shown[at]: shown[at : at + length] for at in range(0, len(shown), length)}
+        asked = [recalled[at : at + length] for at in range(0, len(recalled), length)]
+        assert len(told) == len(asked) == len({record[0] for record in asked})
+        assert all(told[record[0]] == record for record in asked)
+        assert weights[0] == 0.0  # which record comes next can't be known
+        assert {token for token, weight in zip(recalled, weights, strict=True) if weight}.isdisjoint(told)
