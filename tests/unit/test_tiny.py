@@ -93,3 +93,21 @@ def test_the_first_layer_starts_by_looking_one_two_and_three_tokens_back(model):
         first = model(input_ids=ids, output_attentions=True).attentions[0][0]  # [heads, queries, keys]
     for head, back in enumerate((1, 2, 3)):
         assert (first[head, 8:].argmax(-1) == torch.arange(8, 24) - back).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("fillers", [0, 1, 2])
+def test_the_second_layer_starts_by_looking_records_up_past_filler_words(model, fillers):
+    """Head h looks from a record's key (h tokens back) to the value that followed the same key before."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = (10 + torch.randperm(190, generator=generator)).tolist()
+    between, length = [tokens.pop() for _ in range(fillers)], fillers + 2
+    records = [[tokens.pop(), *between, tokens.pop()] for _ in range(5)]
+    asked = [records[i] for i in (3, 0, 4, 1, 2)]
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        ids = torch.tensor([sum(records + asked, [])])  # noqa: RUF017 (ten short lists)
+        second = model(input_ids=ids, output_attentions=True).attentions[1][0, fillers]  # [queries, keys]
+    values = torch.arange(5) * length + fillers + 1
+    looks = torch.stack([second[(5 + place) * length + fillers, values] for place in range(5)])  # [asked, records]
+    right = looks[torch.arange(5), torch.tensor([3, 0, 4, 1, 2])]
+    assert right.mean() > 2 * (looks.sum() - right.sum()) / 20
