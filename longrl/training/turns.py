@@ -72,7 +72,7 @@ def recall_drill(
     >>> sorted(shown) == sorted(recalled), len(weights) == len(recalled), sum(weights) <= len(weights) / 2
     (True, True, True)
     """
-    records, fillers, values = draw.randint(4, 6), draw.choice((0, 2)), draw.randint(1, 2)
+    records, fillers, values = draw.randint(4, 6), draw.randint(0, 2), draw.randint(1, 2)
     tokens = draw.sample(list(words), records * (1 + values) + fillers + 1)
     between, end = [tokens.pop() for _ in range(fillers)], tokens.pop()
     rows = [[tokens.pop(), *between, *(tokens.pop() for _ in range(values)), end] for _ in range(records)]
