@@ -37,8 +37,14 @@ class Embeddings:
         return View(video_id, video["path"], plan(video["duration"], self.frames.budget, self.frames))
 
     def encode(self, dataset: pl.DataFrame, messages: Messages) -> list[dict[str, Any]]:
-        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded."""
-        rows = dataset.filter(pl.col("split") == "rl").sort("question_id")
+        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded.
+
+        Open questions are left out: the reward reads option letters.
+        """
+        split = dataset.filter(pl.col("split") == "rl")
+        rows = split.filter(pl.col("kind") == "choice").sort("question_id")
+        if dist.get_rank() == 0:
+            messages.send("facts", open_questions_left_out=split.height - rows.height)
         rank, ranks = dist.get_rank(), dist.get_world_size()
         everything = sorted(set(rows["video_id"]))
         failures: dict[str, str] = {}
@@ -57,7 +63,9 @@ class Embeddings:
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
         if not kept:
-            raise TrainingError("no question of the split rl has a video that can be decoded; lower curate.sft_share")
+            raise TrainingError(
+                "no multiple-choice question of the split rl has a video that can be decoded; lower curate.sft_share"
+            )
         return kept
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
