@@ -338,7 +338,7 @@ def corpus(warehouse: Warehouse, folder: Path, videos: int = 2, clips: int = 3) 
 
 
 def caption_settings(url: str, **changes) -> CaptionSettings:
-    return CaptionSettings(teacher="openai", frames_per_clip=4, size=56, server=settings(url, **changes))
+    return CaptionSettings(teacher="openai", frames_per_clip=4, size=56, workers=1, server=settings(url, **changes))
 
 
 def reason_settings(url: str, count: int = 4, rewrite: bool = False, open_share: float = 0.0, **changes):
