@@ -257,7 +257,7 @@ class Server:
             trouble = ""
             return text
         except LongrlError as error:
-            trouble = str(error)
+            trouble = self._storable(str(error))
             raise
         finally:
             if exchange.attempts:
@@ -405,7 +405,7 @@ class Server:
     def _text(self, completion: Completion) -> str:
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
-            raise TeacherError(f"the model refused: {(choice.message.refusal or 'content filter')[:300]}")
+            raise TeacherError(f"the model refused: {self._storable(choice.message.refusal or 'content filter')[:300]}")
         if choice.finish_reason == "length":
             raise TeacherError(
                 f"the answer was cut off at {self.settings.max_tokens} tokens; raise {self.section}.server.max_tokens"

@@ -37,14 +37,10 @@ class Embeddings:
         return View(video_id, video["path"], plan(video["duration"], self.frames.budget, self.frames))
 
     def encode(self, dataset: pl.DataFrame, messages: Messages) -> list[dict[str, Any]]:
-        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded.
-
-        Open questions are left out: the reward reads option letters.
-        """
-        split = dataset.filter(pl.col("split") == "rl")
-        rows = split.filter(pl.col("kind") == "choice").sort("question_id")
+        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded."""
+        rows, left_out = choices(dataset)
         if dist.get_rank() == 0:
-            messages.send("facts", open_questions_left_out=split.height - rows.height)
+            messages.send("facts", open_questions_left_out=left_out)
         rank, ranks = dist.get_rank(), dist.get_world_size()
         everything = sorted(set(rows["video_id"]))
         failures: dict[str, str] = {}
@@ -79,6 +75,13 @@ class Embeddings:
         )
         embeds = video.embeds.to(self.student.device)
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
+
+
+def choices(dataset: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The multiple-choice questions of the split "rl", and how many open ones are left out: rewards read letters."""
+    split = dataset.filter(pl.col("split") == "rl")
+    rows = split.filter(pl.col("kind") == "choice").sort("question_id")
+    return rows, split.height - rows.height
 
 
 def context(student: Student, videos: Embeddings, questions: list[dict[str, Any]], settings: RlSettings) -> int:

@@ -87,18 +87,14 @@ def test_questions_and_their_rewriting_are_two_batches(server, warehouse, tmp_pa
     assert made.facts()["steps"] == {"rewritten": 8}
 
 
-def test_a_killed_run_finds_its_batch_and_sends_nothing_twice(server, warehouse, tmp_path, monkeypatch):
+def test_a_run_that_ended_while_it_waited_finds_its_batch_and_sends_nothing_twice(server, warehouse, tmp_path):
     videos, clips = corpus(warehouse, tmp_path, videos=1)
     server.offline = lambda request: line(request, "Fine.")
     settings = batch(caption_settings(server.url))
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("longrl.teachers.batch.BatchServer._collect", killed)
-        with pytest.raises(KeyboardInterrupt):
-            caption(settings, videos, clips, warehouse)
+    server.refuses_all = True  # to be asked how the batch is doing
+    with pytest.raises(TeacherUnavailable):
+        caption(settings, videos, clips, warehouse)
+    server.refuses_all = False
     made = caption(settings, videos, clips, warehouse)
     assert (made.rows, made.rejects, len(server.batches)) == (3, 0, 1)
 

@@ -56,7 +56,7 @@ def test_a_clip_goes_out_as_one_video(server, warehouse, tmp_path):
 
 
 def test_boxes_are_kept_where_they_lie_in_the_clip_and_shown_for_spatial_questions(server, warehouse, tmp_path):
-    good = {"label": "red box", "box": [0.1, 0.2, 0.4, 0.6], "time": 1.0}
+    good = {"label": "blue crate", "box": [0.1, 0.2, 0.4, 0.6], "time": 1.0}
     objects = [good, good | {"box": [10, 20, 40, 60]}, good | {"time": 99.0}, {"label": "x"}]
     server.usual = answer(json.dumps({"caption": "A red box.", "objects": objects}))
     settings = caption_settings(server.url).model_copy(update={"boxes": True})
@@ -65,7 +65,7 @@ def test_boxes_are_kept_where_they_lie_in_the_clip_and_shown_for_spatial_questio
     server.requests.clear()
     server.usual = asked_questions
     reason(reason_settings(server.url, 4), captions, warehouse, 0)
-    assert ["red box" in text_of(body) for body in server.requests].count(True) == 1
+    assert ["blue crate" in text_of(body) for body in server.requests].count(True) == 1
     assert '"box": [0.1, 0.2, 0.4, 0.6]' in "".join(map(text_of, server.requests))
 
 
