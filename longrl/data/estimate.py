@@ -74,7 +74,7 @@ def estimate(
     rows.append((total, sum(row[1] for row in rows), sum(row[2] for row in rows)))
     for work, cost, minutes in rows:
         lines.append(
-            f"{work.stage:<9}{work.requests:>9}{work.prompt_tokens:>15}{work.answer_tokens:>15}{cost:>11.2f}{minutes:>10.1f}"
+            f"{work.stage:<9}{work.requests:>9}{work.prompt_tokens:>15}{work.answer_tokens:>15}{cost:>11.4f}{minutes:>10.1f}"
         )
     if total.requests and not any(server.price_input or server.price_output for server in servers):
         lines.append("no prices are set: caption.server.price_input, price_output, and the same of reason")
