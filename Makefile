@@ -9,6 +9,7 @@ SET ?=
 PYTHON ?= python3
 NAME ?=
 ARGS ?=
+DRY_RUN ?=
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -43,8 +44,8 @@ setup: .venv/ready ## create .venv from requirements.lock (done by every other t
 pipeline: setup ## run the whole DAG: videos -> clips -> captions -> questions -> dataset -> SFT -> RL -> evaluation -> report
 	@$(RUN) -m flows.pipeline $(ARGUMENTS)
 
-dataset: setup ## run the data half only
-	@$(RUN) -m flows.dataset $(ARGUMENTS)
+dataset: setup ## run the data half only; with DRY_RUN=1 say what the teachers will cost, and stop
+	@$(RUN) -m flows.dataset $(ARGUMENTS) $(if $(DRY_RUN),--estimate)
 
 train: setup ## run up to the RL checkpoint
 	@$(RUN) -m flows.train $(ARGUMENTS)

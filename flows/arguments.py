@@ -59,12 +59,21 @@ def fail_in_words() -> Iterator[None]:
         sys.exit(130)
 
 
-def main(description: str, run: Callable[[PipelineConfig], Any]) -> None:
-    """Parse the command line and run a flow with the configuration it asks for."""
-    options = parser(description).parse_args()
+def main(
+    description: str,
+    run: Callable[[PipelineConfig], Any],
+    estimate: Callable[[PipelineConfig], Any] | None = None,
+) -> None:
+    """Parse the command line and run a flow with the configuration it asks for, or its `estimate` of what it costs."""
+    arguments = parser(description)
+    if estimate is not None:
+        arguments.add_argument("--estimate", action="store_true", help="say what the teachers will cost, and stop")
+    options = arguments.parse_args()
     with fail_in_words():
         config = config_of(options)
         if options.dry_run:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
+        elif estimate is not None and options.estimate:
+            estimate(config)
         else:
             run(config)

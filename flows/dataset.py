@@ -7,6 +7,7 @@ from prefect import flow
 from flows.arguments import main
 from flows.stages import Stages
 from longrl.config import PipelineConfig
+from tasks.keys import export_key
 
 
 @flow(name="dataset", flow_run_name="{config.recipe} · seed {config.seed}", validate_parameters=False)
@@ -15,5 +16,19 @@ def dataset(config: PipelineConfig) -> str:
     return Stages(config).until("curate").path
 
 
+@flow(name="estimate", flow_run_name="{config.recipe} · seed {config.seed}", validate_parameters=False)
+def estimate(config: PipelineConfig) -> str:
+    """What captions and questions will cost; cuts the clips, which is free, and asks no teacher for anything paid."""
+    from longrl.data.estimate import estimate as run
+
+    stages = Stages(config)
+    stages.until("segment")
+    export_key(config.caption.server)
+    export_key(config.reason.server)
+    text = run(config, stages.refs["ingest"], stages.refs["segment"], stages.warehouse)
+    print(text)
+    return text
+
+
 if __name__ == "__main__":
-    main(__doc__, dataset)
+    main(__doc__, dataset, estimate)

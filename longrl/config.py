@@ -75,17 +75,30 @@ class SegmentSettings(Settings):
     )
 
 
+Language = Literal["", "English", "French", "German", "Spanish", "Russian", "Greek", "Arabic", "Hindi", "Chinese",
+                   "Japanese", "Korean"]  # fmt: skip
+
+
 class TeacherServer(Settings):
     """An OpenAI-compatible server (vLLM, DeepSeek, OpenAI, ...). The key is read from the environment, never stored."""
 
     base_url: str = Field("http://127.0.0.1:8000/v1", description="Address of the server, up to and including /v1.")
     model: str = Field("", description="Model name; empty takes the server's first model.")
     api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key.")
+    api_key_secret: str = Effort("", description="Prefect Secret block to take the key from instead; empty takes none.")
     concurrency: int = Effort(8, ge=1, description="Requests in flight.")
     timeout: float = Effort(120.0, gt=0.0, description="Seconds until a request is given up and retried.")
     retries: int = Effort(4, ge=0, description="Retries of a request after 429, 5xx, a timeout or a lost connection.")
     max_tokens: int = Field(1024, ge=16, description="Longest answer in tokens.")
     temperature: float = Field(0.0, ge=0.0, description="Sampling temperature.")
+    context: int = Field(
+        32768, ge=0, description="The model's context in tokens; 0 asks the server (`max_model_len` of vLLM's /models)."
+    )
+    language: Language = Field(
+        "English", description="Language to be written; an answer in another script is rejected. Empty: any."
+    )
+    price_input: float = Effort(0.0, ge=0.0, description="Price of a million prompt tokens, in any currency.")
+    price_output: float = Effort(0.0, ge=0.0, description="Price of a million answer tokens, in the same currency.")
 
 
 class CaptionSettings(Settings):
@@ -94,8 +107,15 @@ class CaptionSettings(Settings):
     teacher: Literal["measured", "openai"] = Field("measured", description="Who captions the clips.")
     frames_per_clip: int = Field(20, ge=2, description="Frames sampled from a clip for its caption.")
     size: int = Field(112, ge=28, description="Longer side, in pixels, of the frames the teacher sees.")
+    send: Literal["images", "video"] = Field(
+        "images", description="Teacher `openai`: send the frames as pictures, each after its time, or as one mp4."
+    )
+    boxes: bool = Field(False, description="Teacher `openai`: also ask for objects with their boxes and times.")
+    mode: Literal["live", "batch"] = Effort(
+        "live", description="Teacher `openai`: request by request, or as files of requests (OpenAI's batch API)."
+    )
     server: TeacherServer = Field(default_factory=TeacherServer, description="The server behind teacher `openai`.")
-    workers: int = Effort(2, ge=1, description="Measuring processes (teacher `measured`).")
+    workers: int = Effort(2, ge=1, description="Decoding and measuring processes.")
 
 
 class ReasonSettings(Settings):
@@ -103,6 +123,13 @@ class ReasonSettings(Settings):
 
     teacher: Literal["measured", "openai"] = Field("measured", description="Who writes the questions.")
     questions_per_video: int = Field(6, ge=1, description="Questions asked of each video, spread over the categories.")
+    open_share: Share = Field(0.0, description="Teacher `openai`: share of open questions, answered in words.")
+    rewrite: bool = Field(
+        True, description="Teacher `openai`: have each reasoning rewritten so that it speaks of the video alone."
+    )
+    mode: Literal["live", "batch"] = Effort(
+        "live", description="Teacher `openai`: request by request, or as files of requests (OpenAI's batch API)."
+    )
     server: TeacherServer = Field(default_factory=TeacherServer, description="The server behind teacher `openai`.")
 
 

@@ -2,6 +2,7 @@
 
 from longrl.config import ReasonSettings
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.keys import export_key
 from tasks.stage_task import stage_task
 
 
@@ -10,4 +11,5 @@ def reason(settings: ReasonSettings, captions: ArtifactRef, seed: int, warehouse
     """Write questions with a chain of thought."""
     from longrl.data.reason import reason as run
 
+    export_key(settings.server)
     return run(settings, captions, warehouse, seed)

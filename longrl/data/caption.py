@@ -7,6 +7,7 @@ the teacher's identity. So a killed run, a larger corpus or another clip order c
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 import polars as pl
@@ -15,12 +16,13 @@ from longrl.config import CaptionSettings
 from longrl.errors import LongrlError
 from longrl.progress import Progress
 from longrl.teachers import captioner
-from longrl.teachers.base import Caption, Clip, TeacherError
+from longrl.teachers.base import Caption, Captioner, Clip, TeacherError
+from longrl.teachers.calls import CallLog
 from longrl.warehouse import schemas
-from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
+from longrl.warehouse.artifacts import CALLS, ArtifactRef, Draft, Warehouse
 from longrl.warehouse.ledger import item_key
 
-VERSION = 1
+VERSION = 2
 
 
 class NoCaptions(LongrlError):
@@ -30,14 +32,16 @@ class NoCaptions(LongrlError):
 def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse) -> ArtifactRef:
     """Table CAPTIONS, in the clips' order; a clip that can't be described is a reject with rule `teacher`.
 
+    Beside it lies `calls.parquet`: every request to a server with its words, tokens and cost; totals are in the facts.
     Raises `TeacherUnavailable` when the teacher can't be reached, keeping what it has written, and `NoCaptions` when it
     described nothing.
     """
-    teacher = captioner(settings)
+    teacher = captioner(settings, warehouse.root / "caption" / "batches")
 
     def build(draft: Draft) -> None:
-        work = _open_clips(videos, clips)
-        keys = {clip.clip_id: item_key(VERSION, teacher.identity, clip.clip_id) for clip in work}
+        work = _clips(videos, clips)
+        keys = _keys(teacher, work)
+        calls = CallLog(draft.ledger, keys)
         known = draft.ledger.get_many(keys.values())
         done: dict[str, dict[str, Any]] = {name: known[key] for name, key in keys.items() if key in known}
         reasons: dict[str, str] = {}
@@ -54,7 +58,7 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
                 progress.update(len(done) + len(reasons))
 
             if waiting:
-                teacher.caption_clips(waiting, on_done)
+                teacher.caption_clips(waiting, on_done, calls.add)
         rows = []
         for clip in work:
             if clip.clip_id in done:
@@ -65,7 +69,7 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
             raise NoCaptions(
                 f"none of {len(work)} clips could be described: {'; '.join(sorted(set(reasons.values()))[:3])}"
             )
-        draft.facts |= {"teacher": teacher.identity}
+        draft.facts |= {"teacher": teacher.identity, "calls": calls.write(draft.folder / CALLS)}
         draft.write(pl.DataFrame(rows, schema=schemas.empty("caption").schema))
 
     return warehouse.produce(
@@ -73,7 +77,30 @@ def caption(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, 
     )
 
 
-def _open_clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:
+def finished(
+    settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse
+) -> ArtifactRef | None:
+    """The captions of these clips if they are there already."""
+    teacher = captioner(settings, warehouse.root / "caption" / "batches")
+    inputs = {"videos": videos, "clips": clips}
+    return warehouse.find("caption", warehouse.key("caption", VERSION, {"teacher": teacher.identity}, inputs))
+
+
+def open_clips(settings: CaptionSettings, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse) -> list[Clip]:
+    """The clips that no run has described yet with these settings."""
+    work = _clips(videos, clips)
+    keys = _keys(captioner(settings, warehouse.root / "caption" / "batches"), work)
+    with closing(warehouse.ledger("caption")) as ledger:
+        known = ledger.get_many(keys.values())
+    return [clip for clip in work if keys[clip.clip_id] not in known]
+
+
+def _keys(teacher: Captioner, clips: list[Clip]) -> dict[str, str]:
+    identity = teacher.identity
+    return {clip.clip_id: item_key(VERSION, identity, clip.clip_id) for clip in clips}
+
+
+def _clips(videos: ArtifactRef, clips: ArtifactRef) -> list[Clip]:
     table = clips.table().join(videos.table().select("video_id", "path", "width", "height"), on="video_id", how="left")
     return [Clip(**row) for row in table.drop("motion").iter_rows(named=True)]
 

@@ -1,7 +1,7 @@
 """The evaluation stage: what base, SFT and RL answer on held-out videos, one row per response.
 
-1. Every held-out question is asked, and every one counts: a video that cannot be read gives rows that are wrong and say
-   why. (Elsewhere failed videos leave the denominator.)
+1. Every held-out multiple-choice question is asked, and every one counts: a video that cannot be read gives rows that
+   are wrong and say why. (Elsewhere failed videos leave the denominator.)
 2. All models see the same frame plans, prompts and seeds. Greedy at every frame budget; sampled at the headline budget;
    and, for the last model, greedy with *another* video's embeddings: a model that answers from the video falls to
    chance there, one that answers from the wording does not.
@@ -78,13 +78,15 @@ def evaluate(
     """
 
     def build(draft: Draft) -> None:
-        questions = dataset.table().filter(pl.col("split") == "eval").sort("question_id").to_dicts()
+        split = dataset.table().filter(pl.col("split") == "eval")
+        questions = split.filter(pl.col("kind") == "choice").sort("question_id").to_dicts()
         weights = {name: digest_folder(ref.file("hf")) for name, ref in models.items()}
         films = {row["video_id"]: row for row in videos.table().to_dicts()}
         asks = plan_asks(settings, frames, questions, films, weights, seed)
         answers = {key: v for key, v in draft.ledger.get_many(ask.key for ask in asks).items() if not v.get("error")}
         open_asks = [ask for ask in asks if ask.plan is not None and ask.key not in answers]
         draft.facts |= {"questions": len(questions), "responses": len(asks), "reused": len(asks) - len(open_asks)}
+        draft.facts["open_questions_left_out"] = split.height - len(questions)  # here letters are scored
         if open_asks:
             folders = {name: str(ref.file("hf")) for name, ref in models.items()}
             draft.facts["engines"] = answer(settings, open_asks, folders, films, draft, warehouse, seed)

@@ -80,7 +80,7 @@ class Film:
 
 def films(refs: Mapping[str, ArtifactRef], frames: FrameCache, budget: int, limit: int = VIDEOS) -> list[Film]:
     """The first `limit` held-out videos by content hash, with all their questions."""
-    held_out = table_of(refs, "curate").filter(pl.col("split") == "eval")
+    held_out = table_of(refs, "curate").filter((pl.col("split") == "eval") & (pl.col("kind") == "choice"))
     ids = sorted(set(held_out["video_id"]))[:limit]
     videos = {row["video_id"]: row for row in table_of(refs, "ingest").filter(pl.col("video_id").is_in(ids)).to_dicts()}
     captions = table_of(refs, "caption").filter(pl.col("video_id").is_in(ids)).sort("video_id", "index")

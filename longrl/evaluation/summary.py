@@ -31,7 +31,7 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
     dataset = table_of(refs, "curate")
     budget = config.frames.budget
     headline = greedy(samples, budget)
-    held_out = dataset.filter(pl.col("split") == "eval")
+    held_out = dataset.filter((pl.col("split") == "eval") & (pl.col("kind") == "choice"))
     final = last_model(samples)
     overall = {model: judged(headline, model) for model in MODELS}
     sampled = {model: judged(samples.filter(pl.col("mode") == "sampled"), model) for model in MODELS[1:]}

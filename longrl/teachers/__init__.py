@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrl.teachers.base import Captioner, Look, Writer
@@ -14,24 +15,23 @@ if TYPE_CHECKING:  # worker processes import this package and start faster witho
     from longrl.config import CaptionSettings, ReasonSettings
 
 
-def captioner(settings: CaptionSettings) -> Captioner:
-    """The captioner the settings ask for."""
-    look = Look(settings.frames_per_clip, settings.size)
+def captioner(settings: CaptionSettings, batches: Path) -> Captioner:
+    """The captioner the settings ask for; `batches` is the folder of its files of requests in batch mode."""
     if settings.teacher == "openai":
         from longrl.teachers.openai import OpenAICaptioner
 
-        return OpenAICaptioner(settings.server, look)
+        return OpenAICaptioner(settings, batches)
     from longrl.teachers.measured import MeasuredCaptioner
 
-    return MeasuredCaptioner(look, settings.workers)
+    return MeasuredCaptioner(Look(settings.frames_per_clip, settings.size), settings.workers)
 
 
-def writer(settings: ReasonSettings) -> Writer:
-    """The writer the settings ask for."""
+def writer(settings: ReasonSettings, batches: Path) -> Writer:
+    """The writer the settings ask for; `batches` is the folder of its files of requests in batch mode."""
     if settings.teacher == "openai":
         from longrl.teachers.openai import OpenAIWriter
 
-        return OpenAIWriter(settings.server)
+        return OpenAIWriter(settings, batches)
     from longrl.teachers.measured import MeasuredWriter
 
     return MeasuredWriter()

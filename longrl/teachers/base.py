@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from longrl.errors import LongrlError, Transient
+from longrl.teachers.calls import Call
 from longrl.video.sample import FramePlan, fit, plan_frames
 
 
@@ -131,11 +132,16 @@ class Captioner(ABC):
         Raises `TeacherError` when this clip can't be described and `TeacherUnavailable` when none can.
         """
 
-    def caption_clips(self, clips: Sequence[Clip], on_done: Callable[[Clip, Caption | TeacherError], None]) -> None:
+    def caption_clips(
+        self,
+        clips: Sequence[Clip],
+        on_done: Callable[[Clip, Caption | TeacherError], None],
+        on_call: Callable[[Call], None],
+    ) -> None:
         """Describe all `clips`, in any order, calling `on_done` in the calling thread as each one is finished.
 
-        A clip's own failure is handed to `on_done`; `TeacherUnavailable` is raised. This one goes clip by clip;
-        a teacher that can do many at once overrides it.
+        A clip's own failure is handed to `on_done`; `TeacherUnavailable` is raised. Requests to a server are told to
+        `on_call`. This one goes clip by clip; a teacher that can do many at once overrides it.
         """
         for clip in clips:
             try:
@@ -171,15 +177,19 @@ class Writer(ABC):
         videos: Sequence[Sequence[CaptionedClip]],
         count: int,
         seed: int,
-        on_done: Callable[[str, Sequence[QuestionDraft | TeacherError] | TeacherError], None],
+        on_done: Callable[[str, Sequence[QuestionDraft | TeacherError] | TeacherError, dict[str, int]], None],
+        on_call: Callable[[Call], None],
     ) -> None:
-        """Ask about each video, in any order, calling `on_done(video_id, …)` in the calling thread for each one."""
+        """Ask about each video, in any order, calling `on_done(video_id, questions, steps)` in the calling thread.
+
+        `steps` counts what a teacher did on the way, such as summaries. Requests to a server are told to `on_call`.
+        """
         for clips in videos:
             try:
                 done: Sequence[QuestionDraft | TeacherError] | TeacherError = self.questions(clips, count, seed)
             except TeacherError as error:
                 done = error
-            on_done(clips[0].video_id, done)
+            on_done(clips[0].video_id, done, {})
 
 
 def clock(seconds: float) -> str:

@@ -16,7 +16,9 @@ import numpy as np
 
 from longrl.teachers import language, scenery
 from longrl.teachers.base import Caption, CaptionedClip, Captioner, Clip, Look, QuestionDraft, TeacherError, Writer
+from longrl.teachers.calls import Call
 from longrl.teachers.measure import measure
+from longrl.teachers.pictures import CHUNK, chunks
 from longrl.teachers.sighting import Visit, see
 from longrl.video.crew import WorkerLost, beat, run_jobs
 from longrl.video.decode import DecodeError, read_frames
@@ -25,7 +27,6 @@ from longrl.video.stories import CORNERS, PLACES
 
 VERSION = 1
 SPACING = 0.25  # seconds between frames, at most: things must be found again in the next frame
-CHUNK = 8  # clips of one video that a worker measures at once
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,14 @@ class MeasuredCaptioner(Captioner):
         facts = measure(frames, times, clip.start, clip.end).facts()
         return Caption(scenery.describe(facts), facts)
 
-    def caption_clips(self, clips: Sequence[Clip], on_done: Callable[[Clip, Caption | TeacherError], None]) -> None:
+    def caption_clips(
+        self,
+        clips: Sequence[Clip],
+        on_done: Callable[[Clip, Caption | TeacherError], None],
+        on_call: Callable[[Call], None],
+    ) -> None:
         """Clips of one video are decoded in one pass; a video that hangs or crashes its decoder costs only itself."""
-        jobs = [Job(chunk, self.look) for chunk in _chunks(clips)]
+        jobs = [Job(chunk, self.look) for chunk in chunks(clips, CHUNK)]
         for job, result in run_jobs(caption_chunk, jobs, self.workers, expected=(DecodeError,)):
             if isinstance(result, DecodeError | WorkerLost):
                 result = [TeacherError(f"{clip.path} at {clip.span}: {result}") for clip in job.clips]
@@ -95,14 +101,6 @@ def caption_chunk(job: Job) -> list[Caption]:
         beat()
         captions.append(teacher.caption(frames[[place[time] for time in plan.times]], plan.times, clip))
     return captions
-
-
-def _chunks(clips: Sequence[Clip]) -> list[tuple[Clip, ...]]:
-    videos: dict[str, list[Clip]] = {}
-    for clip in clips:
-        videos.setdefault(clip.video_id, []).append(clip)
-    ordered = [sorted(video, key=lambda clip: clip.start) for video in videos.values()]
-    return [tuple(video[at : at + CHUNK]) for video in ordered for at in range(0, len(video), CHUNK)]
 
 
 class MeasuredWriter(Writer):

@@ -15,20 +15,25 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import logging
 import os
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import openai
-from openai.types.chat import ChatCompletion
+from pydantic import BaseModel, Field, ValidationError
 
 from longrl.config import TeacherServer
+from longrl.errors import LongrlError
 from longrl.teachers.base import TeacherError, TeacherUnavailable, TeacherUnreachable
+from longrl.teachers.calls import Call, without_pictures
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -36,6 +41,9 @@ Done = TypeVar("Done")
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each one after it
 LONGEST_WAIT = 30.0  # seconds; a server that names a longer time is believed up to LONGEST_RETRY_AFTER
 LONGEST_RETRY_AFTER = 600.0
+LONGEST_BODY = 256 * 1024  # bytes of an answer's body, beside
+LONGEST_TOKEN = 64  # bytes for each of its `max_tokens`
+USUAL_CONTEXT = 32768  # tokens, of a server that does not tell its model's context
 REFUSALS = 3  # so many requests refused with 400 before any was answered mean that the server refuses them all
 
 log = logging.getLogger(__name__)
@@ -64,6 +72,79 @@ class Dialect:
         return self
 
 
+class Message(BaseModel):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class Choice(BaseModel):
+    message: Message
+    finish_reason: str | None = None
+
+
+class Usage(BaseModel):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Completion(BaseModel):
+    """What is read of a chat completion; other fields are ignored."""
+
+    choices: list[Choice] = Field(min_length=1)
+    usage: Usage | None = None
+
+
+@dataclass
+class Exchange:
+    """A request under way: what is sent (see `without_pictures`), attempts made so far, the answer once it is there."""
+
+    sent: tuple[str, int, str]
+    attempts: int = 0
+    completion: Completion | None = None
+
+
+class AnswerTooLong(openai.OpenAIError):
+    """The server sends more than an answer of `max_tokens` can be; the rest is not read."""
+
+
+class Bounded(httpx2.AsyncByteStream):
+    """A response's body that ends in `AnswerTooLong` after `limit` bytes."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, limit: int):
+        self._stream, self._limit = stream, limit
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._stream:
+            size += len(chunk)
+            if size > self._limit:
+                raise AnswerTooLong(f"the server sent more than {self._limit} bytes")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def ignore(call: Call) -> None:
+    """Keep no account of a call."""
+
+
+END = object()
+
+
+class Feed:
+    """Items taken one at a time from an iterator that may block, without blocking the event loop."""
+
+    def __init__(self, items: Iterable[Any]):
+        self._items = iter(items)
+        self._turn = asyncio.Lock()
+
+    async def take(self) -> Any:
+        """The next item, or END."""
+        async with self._turn:
+            return await asyncio.to_thread(next, self._items, END)
+
+
 class Server:
     """`section` is the part of the configuration (caption, reason) that error messages point to."""
 
@@ -71,37 +152,56 @@ class Server:
         self.settings, self.section = settings, section
         self._key = os.environ.get(settings.api_key_env, "").strip()
         self._model = settings.model
+        self._context = settings.context
         self._dialect = Dialect()
         self._answered = 0
         self._refused = 0
+        self._on_call: Callable[[Call], None] = ignore
         self._client: openai.AsyncOpenAI
         self._slots: asyncio.Semaphore
+
+    @staticmethod
+    def of(settings: TeacherServer, section: str, batches: Path | None = None) -> Server:
+        """The server asked request by request, or with `batches`, a folder, by files of requests."""
+        if batches is None:
+            return Server(settings, section)
+        from longrl.teachers.batch import BatchServer
+
+        return BatchServer(settings, section, batches)
 
     @property
     def model(self) -> str:
         """The model's name; without one in the settings the server is asked for its first."""
         if not self._model:
-            self.run([None], lambda _: self._first_model(), lambda _, name: None)
+            self._ask_models()
         return self._model
+
+    @property
+    def context(self) -> int:
+        """The model's context in tokens, prompt and answer together."""
+        if not self._context:
+            self._ask_models()
+        return self._context
 
     def run(
         self,
-        items: Sequence[Item],
+        items: Iterable[Item],
         work: Callable[[Item], Awaitable[Done]],
         on_done: Callable[[Item, Done | TeacherError], None],
+        on_call: Callable[[Call], None] = ignore,
     ) -> None:
         """Do `work` on all items, as many at once as `concurrency`, reporting each one the moment it is finished.
 
-        `work` calls `complete`; its `TeacherError` is the item's outcome. Raises `TeacherUnavailable` as soon as one
-        item finds the server out of reach; what was reported before stays done.
+        `items` may block while it makes the next one. `work` calls `complete`; its `TeacherError` is the item's
+        outcome, and every request is told to `on_call`. Raises `TeacherUnavailable` as soon as one item finds the
+        server out of reach; what was reported before stays done.
         """
-        asyncio.run(self._run(items, work, on_done))
+        self._on_call = on_call
+        asyncio.run(self._run(Feed(items), work, on_done))
 
-    async def _run(self, items, work, on_done) -> None:
-        pending = iter(items)
-
+    async def _run(self, feed, work, on_done) -> None:
         async def worker() -> None:
-            for item in pending:
+            while (item := await feed.take()) is not END:
                 try:
                     done = await work(item)
                 except TeacherError as error:
@@ -109,32 +209,96 @@ class Server:
                 on_done(item, done)
 
         self._slots = asyncio.Semaphore(self.settings.concurrency)
-        self._client = openai.AsyncOpenAI(
-            base_url=self.settings.base_url,
-            api_key=self._key or "none",  # a server of one's own asks for none, the client insists on one
-            max_retries=0,
-            timeout=self.settings.timeout,
-        )
-        async with self._client:
+        await self._together([worker] * self.settings.concurrency)
+
+    async def _together(self, workers: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Run all workers with a client that is closed after them; the first error ends the others and is raised."""
+        async with self._connect() as self._client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self.settings.concurrency, len(items))):
+                    for worker in workers:
                         group.create_task(worker())
             except BaseExceptionGroup as failures:
                 raise first(failures) from None
 
-    async def complete(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None = None) -> str:
+    def _connect(self) -> openai.AsyncOpenAI:
+        async def bound(response: httpx2.Response) -> None:
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = Bounded(response.stream, self._longest_body)
+
+        return openai.AsyncOpenAI(
+            base_url=self.settings.base_url,
+            api_key=self._key or "none",  # a server of one's own asks for none, the client insists on one
+            max_retries=0,
+            timeout=self.settings.timeout,
+            default_headers={"accept-encoding": "identity"},  # so that the bytes counted are the bytes kept
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [bound]}),
+        )
+
+    @property
+    def _longest_body(self) -> int:
+        return LONGEST_BODY + LONGEST_TOKEN * self.settings.max_tokens
+
+    async def complete(
+        self, messages: list[dict[str, Any]], schema: dict[str, Any] | None = None, item: str = "", category: str = ""
+    ) -> str:
         """The answer's text; with `schema` it is JSON that should follow it (check it: not every server does).
 
-        Raises `TeacherError` when this request is refused, cut off or answered with nothing, and
-        `TeacherUnavailable` when the server serves nobody.
+        The call is told to `on_call` under `item` and `category`, however it ends. Raises `TeacherError` when this
+        request is refused, cut off, or answered with nothing or in another language, and `TeacherUnavailable` when the
+        server serves nobody.
         """
+        started = time.monotonic()
+        exchange = Exchange(without_pictures(messages))
+        trouble = "called off"
+        try:
+            exchange.completion = await self._answer(messages, schema, exchange)
+            text = self._text(exchange.completion)
+            trouble = ""
+            return text
+        except LongrlError as error:
+            trouble = self._storable(str(error))
+            raise
+        finally:
+            if exchange.attempts:
+                self._on_call(self._account(exchange, item, category, time.monotonic() - started, trouble))
+
+    def _account(self, exchange: Exchange, item: str, category: str, seconds: float, error: str) -> Call:
+        prompt, images, digest = exchange.sent
+        completion = exchange.completion
+        usage = completion.usage if completion else None
+        sent, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
+        cost = None
+        if usage:
+            cost = ((sent or 0) * self.settings.price_input + (written or 0) * self.settings.price_output) / 1e6
+        said = completion.choices[0].message if completion else Message()
+        return Call(
+            item=item,
+            category=category,
+            model=self._model,
+            prompt_tokens=sent,
+            completion_tokens=written,
+            cost=cost,
+            seconds=round(seconds, 3),
+            attempts=exchange.attempts,
+            images=images,
+            images_sha256=digest,
+            prompt=prompt,
+            response=self._storable(said.content or said.refusal or ""),
+            finish=(completion.choices[0].finish_reason or "stop") if completion else "error",
+            error=error,
+        )
+
+    async def _answer(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, exchange: Exchange) -> Any:
+        """The server's answer to one request."""
         dialect = self._dialect
 
-        async def create() -> Any:
+        async def create() -> Completion:
             nonlocal dialect
             dialect = self._dialect  # at the time of sending: others may have learned while this one waited
-            return await self._create(dialect, messages, schema)
+            exchange.attempts += 1
+            body = self._body(dialect, messages, schema)
+            return self._read(await self._client.chat.completions.with_raw_response.create(**body))
 
         while True:
             try:
@@ -148,23 +312,56 @@ class Server:
                     continue
                 raise self._refusal(error) from None
             self._answered += 1
-            return self._text(completion)
+            return completion
 
-    async def _create(self, dialect: Dialect, messages: Any, schema: dict[str, Any] | None) -> Any:
-        options: dict[str, Any] = {dialect.tokens_field: self.settings.max_tokens}
+    def _body(self, dialect: Dialect, messages: Any, schema: dict[str, Any] | None) -> dict[str, Any]:
+        """A request in the server's dialect."""
+        body: dict[str, Any] = {
+            "model": self._model,
+            "messages": messages,
+            dialect.tokens_field: self.settings.max_tokens,
+        }
         if dialect.temperature:
-            options["temperature"] = self.settings.temperature
+            body["temperature"] = self.settings.temperature
         if schema is not None:
             strict = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-            options["response_format"] = strict if dialect.json_schema else {"type": "json_object"}
-        return await self._client.chat.completions.create(model=self._model, messages=messages, **options)
+            body["response_format"] = strict if dialect.json_schema else {"type": "json_object"}
+        return body
+
+    def _read(self, response: Any) -> Completion:
+        """A response's completion; raises `ValueError` when half of it is missing, which may pass."""
+        if "json" not in response.headers.get("content-type", ""):
+            raise self._not_a_server()
+        return self._completion(json.loads(response.text))
+
+    def _completion(self, value: Any) -> Completion:
+        try:
+            return Completion.model_validate(value)
+        except ValidationError as error:
+            if not self._answered:
+                raise self._not_a_server() from None
+            fault = error.errors()[0]
+            where = ".".join(str(part) for part in fault["loc"])
+            raise TeacherError(f"the server's answer is no chat completion ({where}: {fault['msg']})") from None
+
+    def _not_a_server(self) -> TeacherUnavailable:
+        return TeacherUnavailable(
+            f"{self.url} does not answer like an OpenAI-compatible server; "
+            f"check {self.section}.server.base_url (it usually ends in /v1)"
+        )
+
+    def _ask_models(self) -> None:
+        asyncio.run(Server._run(self, Feed([None]), lambda _: self._first_model(), lambda _, name: None))
 
     async def _first_model(self) -> str:
+        """The model's name and context, from the settings or else as the server lists them."""
         page = await self._send(lambda: self._client.models.list())
-        names = [model.id for model in getattr(page, "data", None) or []]
-        if not names:
+        models = {model.id: model for model in getattr(page, "data", None) or []}
+        if not models and not self._model:
             raise TeacherUnavailable(f"{self.url}/models lists no model; set {self.section}.server.model")
-        self._model = names[0]
+        self._model = self._model or next(iter(models))
+        told = getattr(models.get(self._model), "max_model_len", None)
+        self._context = self._context or (told if isinstance(told, int) and told > 0 else USUAL_CONTEXT)
         return self._model
 
     async def _send(self, call: Callable[[], Any]) -> Any:
@@ -177,6 +374,8 @@ class Server:
                     return await call()
             except (openai.BadRequestError, openai.UnprocessableEntityError):
                 raise
+            except AnswerTooLong as error:
+                raise TeacherError(f"{error}, far more than max_tokens {self.settings.max_tokens} can be") from None
             except (openai.APIError, TimeoutError, ValueError) as error:
                 if not may_pass(error):
                     raise self._unavailable(error) from None
@@ -203,24 +402,23 @@ class Server:
             return False
         return True
 
-    def _text(self, completion: Any) -> str:
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
-            raise TeacherUnavailable(
-                f"{self.url} does not answer like an OpenAI-compatible server; "
-                f"check {self.section}.server.base_url (it usually ends in /v1)"
-            )
+    def _text(self, completion: Completion) -> str:
         choice = completion.choices[0]
         if choice.message.refusal or choice.finish_reason == "content_filter":
-            raise TeacherError(f"the model refused: {choice.message.refusal or 'content filter'}")
+            raise TeacherError(f"the model refused: {self._storable(choice.message.refusal or 'content filter')[:300]}")
         if choice.finish_reason == "length":
             raise TeacherError(
                 f"the answer was cut off at {self.settings.max_tokens} tokens; raise {self.section}.server.max_tokens"
             )
         text = re.sub(r"^\s*<think>.*?</think>", "", choice.message.content or "", flags=re.DOTALL).strip()
-        text = text.encode("utf-8", "replace").decode()  # halves of surrogate pairs cannot be stored
+        text = self._storable(text)
         if not text:
             raise TeacherError("the model gave an empty answer")
         return text
+
+    def _storable(self, text: str) -> str:
+        """The text without the key, and without halves of surrogate pairs, which cannot be stored."""
+        return (text.replace(self._key, "***") if self._key else text).encode("utf-8", "replace").decode()
 
     def _refusal(self, error: openai.APIStatusError) -> Exception:
         """A 400: this item's, unless the server has refused the first few and answered none."""
@@ -268,8 +466,7 @@ class Server:
             cause = root(error)
             number = getattr(cause, "errno", None) or 0  # an OSError's own words vary with the event loop
             text = os.strerror(number) if number > 0 else f"{type(cause).__name__}: {cause}"
-        text = " ".join(text.split())
-        return (text.replace(self._key, "***") if self._key else text)[:500]
+        return self._storable(" ".join(text.split()))[:500]
 
 
 def first(failures: BaseException) -> BaseException:

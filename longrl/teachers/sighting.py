@@ -37,14 +37,26 @@ class Visit:
 
 
 @dataclass(frozen=True)
+class SeenAgent:
+    """An agent where it stopped: `box` is left, top, right, bottom as shares of the picture; seconds."""
+
+    label: str
+    box: tuple[float, float, float, float]
+    time: float
+
+
+@dataclass(frozen=True)
 class Sighting:
-    """A clip of a story: the landmarks by corner, and the visits in the order of time."""
+    """A clip of a story: the landmarks by corner, the visits in the order of time, and where their agents stopped."""
 
     layout: dict[str, str]
     visits: tuple[Visit, ...]
+    objects: tuple[SeenAgent, ...] = ()
 
     def facts(self) -> dict[str, Any]:
-        return {"kind": "story"} | asdict(self) | {"visits": [asdict(visit) for visit in self.visits]}
+        objects = [asdict(seen) | {"box": list(seen.box)} for seen in self.objects]
+        visits = [asdict(visit) for visit in self.visits]
+        return {"kind": "story", "layout": self.layout, "visits": visits, "objects": objects}
 
 
 def see(frames: np.ndarray, times: Sequence[float]) -> Sighting | None:
@@ -58,6 +70,7 @@ def see(frames: np.ndarray, times: Sequence[float]) -> Sighting | None:
         return None
     patches = [(time, *patch) for time, patch in zip(times, find_agents(frames), strict=True) if patch]
     visits = []
+    objects = []
     for actor, run in groupby(patches, key=lambda patch: patch[1]):
         seen = list(run)
         if len(seen) < 2:  # one glimpse is no errand
@@ -67,7 +80,8 @@ def see(frames: np.ndarray, times: Sequence[float]) -> Sighting | None:
         corner = min(CENTRES, key=lambda name: (CENTRES[name][0] - x) ** 2 + (CENTRES[name][1] - y) ** 2)
         if np.hypot(CENTRES[corner][0] - x, CENTRES[corner][1] - y) <= STOP and np.ptp(last, axis=0).max() <= STOP / 2:
             visits.append(Visit(actor, layout[corner], corner, round(seen[0][0], 2), round(seen[-1][0], 2)))
-    return Sighting(layout, tuple(visits))
+            objects.append(SeenAgent(actor, _box(x, y), round(seen[-1][0], 2)))
+    return Sighting(layout, tuple(visits), tuple(objects))
 
 
 def find_landmarks(picture: np.ndarray) -> dict[str, str] | None:
@@ -99,6 +113,14 @@ def find_agents(frames: np.ndarray) -> list[tuple[str, float, float] | None]:
         if max(x.std(), y.std()) <= COMPACT:
             found[index] = list(AGENTS)[colour - 1], float(x.mean()), float(y.mean())
     return found
+
+
+def _box(x: float, y: float) -> tuple[float, float, float, float]:
+    """An agent's box about its middle (pixels), as shares of the picture."""
+    left, top, right, bottom = (
+        round(min(max(side / SIZE, 0.0), 1.0), 3) for side in (x - HALF, y - HALF, x + HALF, y + HALF)
+    )
+    return left, top, right, bottom
 
 
 @cache

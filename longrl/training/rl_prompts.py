@@ -38,7 +38,9 @@ class Embeddings:
 
     def encode(self, dataset: pl.DataFrame, messages: Messages) -> list[dict[str, Any]]:
         """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded."""
-        rows = dataset.filter(pl.col("split") == "rl").sort("question_id")
+        rows, left_out = choices(dataset)
+        if dist.get_rank() == 0:
+            messages.send("facts", open_questions_left_out=left_out)
         rank, ranks = dist.get_rank(), dist.get_world_size()
         everything = sorted(set(rows["video_id"]))
         failures: dict[str, str] = {}
@@ -57,7 +59,9 @@ class Embeddings:
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
         if not kept:
-            raise TrainingError("no question of the split rl has a video that can be decoded; lower curate.sft_share")
+            raise TrainingError(
+                "no multiple-choice question of the split rl has a video that can be decoded; lower curate.sft_share"
+            )
         return kept
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
@@ -71,6 +75,13 @@ class Embeddings:
         )
         embeds = video.embeds.to(self.student.device)
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
+
+
+def choices(dataset: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """The multiple-choice questions of the split "rl", and how many open ones are left out: rewards read letters."""
+    split = dataset.filter(pl.col("split") == "rl")
+    rows = split.filter(pl.col("kind") == "choice").sort("question_id")
+    return rows, split.height - rows.height
 
 
 def context(student: Student, videos: Embeddings, questions: list[dict[str, Any]], settings: RlSettings) -> int:

@@ -37,16 +37,18 @@ def run_jobs(
     workers: int,
     expected: tuple[type[Exception], ...] = (),
     patience: float = PATIENCE,
+    ahead: int = 0,
 ) -> Iterator[tuple[Job, Any]]:
     """Yield `(job, function(job))` as jobs finish, in any order.
 
+    With `ahead` the workers pause while so many results wait to be taken, which bounds the memory they need.
     A `WorkerLost` or an `expected` exception is yielded in place of the result; any other exception is raised here,
     with the worker's traceback. `function` must be importable by name; jobs and results must be picklable.
     """
     waiting = list(jobs)[::-1]
     if not waiting:
         return
-    done: queue.Queue[tuple[Job, Any]] = queue.Queue()
+    done: queue.Queue[tuple[Job, Any]] = queue.Queue(ahead)
     stop = threading.Event()
 
     def lead() -> None:
@@ -64,7 +66,12 @@ def run_jobs(
             result = worker.do(function, job, patience, stop)
             if isinstance(result, WorkerLost):
                 worker = None
-            done.put((job, result))
+            while not stop.is_set():
+                try:
+                    done.put((job, result), timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
         if worker is not None:
             worker.end()
 

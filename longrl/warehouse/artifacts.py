@@ -30,6 +30,7 @@ from longrl.warehouse.ledger import Ledger
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
+CALLS = "calls.parquet"
 
 
 class WarehouseError(LongrlError):
@@ -235,12 +236,14 @@ def identity(value: Any) -> Any:
 def digest_folder(folder: Path) -> str:
     """sha256 over the names and bytes of all files below a folder that say what was made.
 
-    Left out are the manifest, `metrics.jsonl` (how it went, with seconds in it) and names that start with a dot.
+    Left out are the manifest, `metrics.jsonl` and `calls.parquet` (how it went, with seconds in them) and names that
+    start with a dot.
     """
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if path.is_file() and path.name not in (MANIFEST, METRICS) and not any(p.startswith(".") for p in name.parts):
+        told = path.name not in (MANIFEST, METRICS, CALLS) and not any(p.startswith(".") for p in name.parts)
+        if told and path.is_file():
             with path.open("rb") as file:
                 total.update(f"{name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return total.hexdigest()

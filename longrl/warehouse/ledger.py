@@ -22,10 +22,12 @@ def item_key(*parts: Any) -> str:
 
 
 class Ledger:
-    """A durable map from item key to a JSON value. With `forget` nothing is found, so every item is computed anew."""
+    """A durable map from item key to a JSON value.
+
+    With `forget` only what was recorded since it was opened is found, so every item is computed anew.
+    """
 
     def __init__(self, path: Path, forget: bool = False):
-        self.forget = forget
         path.parent.mkdir(parents=True, exist_ok=True)
         # The first connection turns WAL on, the last one off; SQLite does not wait for another doing so just now.
         self._doors = filelock.FileLock(path.with_suffix(".lock"))
@@ -34,15 +36,18 @@ class Ledger:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+            newest = self._connection.execute("SELECT coalesce(max(rowid), 0) FROM items").fetchone()[0]
+        self._after = newest if forget else 0  # a replaced item gets a new rowid
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The finished ones among `keys`, with their values."""
         found: dict[str, Any] = {}
-        keys = [] if self.forget else list(keys)
+        keys = list(keys)
         for start in range(0, len(keys), 500):
             chunk = keys[start : start + 500]
-            query = f"SELECT key, value FROM items WHERE key IN ({','.join('?' * len(chunk))})"
-            found.update((key, json.loads(value)) for key, value in self._connection.execute(query, chunk))
+            query = f"SELECT key, value FROM items WHERE rowid > ? AND key IN ({','.join('?' * len(chunk))})"
+            rows = self._connection.execute(query, [self._after, *chunk])
+            found.update((key, json.loads(value)) for key, value in rows)
         return found
 
     def put(self, key: str, value: Any) -> None:

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,14 +29,36 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.server.refuses_all:
             status(401, "no")(self)
+        elif "/batches/" in self.path:
+            self.send(200, self.server.batches[self.path.rpartition("/")[2]])
+        elif "/files/" in self.path:
+            data = self.server.files[self.path.split("/")[-2]]
+            self.send_response(200)
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
         else:
             self.send(
                 200,
-                {"object": "list", "data": [{"id": "first-model", "object": "model", "created": 0, "owned_by": "x"}]},
+                {"object": "list", "data": [{"id": "first-model", "object": "model", "max_model_len": 5000}]},
             )
 
     def do_POST(self) -> None:
-        self.body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        content = self.rfile.read(int(self.headers["content-length"]))
+        if self.path.endswith("/files") and self.server.offline is not None:
+            name = f"file-{len(self.server.files)}"
+            form = message_from_bytes(b"content-type: " + self.headers["content-type"].encode() + b"\n\n" + content)
+            [data] = [part.get_payload(decode=True) for part in form.get_payload() if part.get_filename()]
+            self.server.files[name] = data
+            self.send(200, {"id": name, "object": "file", "purpose": "batch"})
+            return
+        if self.path.endswith("/batches") and self.server.offline is not None:
+            self.send(200, self.server.start_batch(json.loads(content)))
+            return
+        if not self.path.endswith("/chat/completions"):
+            status(404, "no such address")(self)
+            return
+        self.body = json.loads(content)
         with self.server.lock:
             self.server.requests.append(self.body)
             self.server.times.append(time.monotonic())
@@ -68,7 +91,22 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.authorization: set[str | None] = set()
+        self.offline: Callable[[dict[str, Any]], dict[str, Any] | None] | None = None  # answers a line of a batch
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
         self.lock = threading.Lock()
+
+    def start_batch(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A batch that is done the second time it is looked at, its lines in another order."""
+        assert self.offline is not None
+        lines = [json.loads(line) for line in self.files[asked["input_file_id"]].splitlines()]
+        answers = [answer for line in reversed(lines) if (answer := self.offline(line))]
+        name, output = f"batch-{len(self.batches)}", f"output-{len(self.batches)}"
+        self.files[output] = "\n".join(map(json.dumps, answers)).encode()
+        batch = {"id": name, "object": "batch", "status": "in_progress", "endpoint": asked["endpoint"]}
+        self.batches[name] = batch | {"input_file_id": asked["input_file_id"], "completion_window": "24h"}
+        threading.Timer(0.3, self.batches[name].update, [{"status": "completed", "output_file_id": output}]).start()
+        return self.batches[name]
 
     @property
     def url(self) -> str:
@@ -83,11 +121,41 @@ class MisbehavingServer(ThreadingHTTPServer):
         self.server_close()
 
 
-def answer(content: str | None, finish: str = "stop", refusal: str | None = None) -> Reply:
+def completion(content: str | None, finish: str = "stop", refusal: str | None = None) -> dict[str, Any]:
+    """A chat completion of 100 prompt tokens and 10 answer tokens; its id is always the same."""
     message = {"role": "assistant", "content": content, "refusal": refusal}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
     value = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-    return lambda handler: handler.send(200, value)
+    return value | {"usage": {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}}
+
+
+def answer(content: str | None, finish: str = "stop", refusal: str | None = None) -> Reply:
+    return lambda handler: handler.send(200, completion(content, finish, refusal))
+
+
+def truncated(handler: Handler) -> None:
+    """A body that is announced as it is, and ends in the middle of its JSON."""
+    data = json.dumps(completion("A red box")).encode()[:60]
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+def endless(handler: Handler) -> None:
+    """10 MB of answer, in chunks, until the client has had enough."""
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("transfer-encoding", "chunked")
+    handler.end_headers()
+    handler.close_connection = True
+    try:
+        for _ in range(160):
+            handler.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        handler.wfile.write(b"0\r\n\r\n")
+    except OSError:
+        pass
 
 
 def status(code: int, message: str, headers: dict[str, str] | None = None, error_code: str | None = None) -> Reply:

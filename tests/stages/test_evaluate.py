@@ -206,6 +206,15 @@ def test_no_held_out_question_is_an_empty_table(run):
     assert evaluate(SETTINGS, FRAMES, models, none, refs["ingest"], warehouse, seed=0).rows == 0
 
 
+def test_open_questions_are_left_out_and_counted(run):
+    refs, models, warehouse = run
+    rows = refs["curate"].table().with_columns(kind=pl.lit("open"), options=pl.lit([], pl.List(pl.String)))
+    dataset = warehouse.produce("curate", 1, {"kind": "open"}, {}, lambda draft: draft.write(rows))
+    made = evaluate(SETTINGS, FRAMES, models, dataset, refs["ingest"], warehouse, seed=0)
+    assert made.rows == 0
+    assert made.facts()["open_questions_left_out"] == QUESTIONS
+
+
 def asks_for(seed=0, weights=None, samples=2):
     questions = [
         {

@@ -25,7 +25,6 @@ from longrl.errors import Transient
 from longrl.teachers.base import (
     CaptionedClip,
     Clip,
-    Look,
     QuestionDraft,
     TeacherError,
     TeacherUnavailable,
@@ -81,7 +80,7 @@ def settings(url: str, **changes) -> TeacherServer:
 
 def describe(server: MisbehavingServer | str, **changes) -> str:
     url = server if isinstance(server, str) else server.url
-    teacher = OpenAICaptioner(settings(url, **changes), Look(3, 56))
+    teacher = OpenAICaptioner(CaptionSettings(frames_per_clip=3, size=56, server=settings(url, **changes)))
     return teacher.caption(FRAMES, (11.0, 15.0, 19.5), CLIP).text
 
 
@@ -107,18 +106,18 @@ def test_without_a_model_name_the_servers_first_is_taken(server):
 
 
 def test_one_request_per_category_over_all_captions_in_order(writing_server):
-    drafts = OpenAIWriter(settings(writing_server.url)).questions(CAPTIONED, 6, seed=0)
+    drafts = OpenAIWriter(reason_settings(writing_server.url)).questions(CAPTIONED, 6, seed=0)
     assert len(drafts) == 6
     assert {draft.category for draft in drafts} == {"temporal", "goal", "spatial", "plot"}
     assert len(writing_server.requests) == 4
     for body in writing_server.requests:
-        places = [text_of(body).index(f"[{n}] 0:{n}0-") for n in range(2)]
+        places = [text_of(body).index(f'{{"n": {n}, "span": "0:{n}0-') for n in range(2)]
         assert places == sorted(places)
         assert body["response_format"]["json_schema"]["strict"] is True
 
 
 def test_fewer_questions_than_categories_ask_fewer_requests(writing_server):
-    assert len(OpenAIWriter(settings(writing_server.url)).questions(CAPTIONED, 2, seed=0)) == 2
+    assert len(OpenAIWriter(reason_settings(writing_server.url)).questions(CAPTIONED, 2, seed=0)) == 2
     assert len(writing_server.requests) == 2
 
 
@@ -273,7 +272,7 @@ def test_json_in_a_code_fence_is_read_and_surplus_dropped():
 
 def test_a_failed_category_leaves_the_others(writing_server):
     writing_server.replies = [answer("no JSON at all")]
-    drafts = OpenAIWriter(settings(writing_server.url)).questions(CAPTIONED, 4, seed=0)
+    drafts = OpenAIWriter(reason_settings(writing_server.url)).questions(CAPTIONED, 4, seed=0)
     assert sorted(isinstance(draft, TeacherError) for draft in drafts) == [False, False, False, True]
 
 
@@ -285,7 +284,7 @@ def test_a_server_without_json_schema_is_asked_for_any_json(writing_server):
             answer(json.dumps({"questions": [one_question()]}))(handler)
 
     writing_server.usual = deepseek
-    drafts = OpenAIWriter(settings(writing_server.url, concurrency=1)).questions(CAPTIONED, 4, seed=0)
+    drafts = OpenAIWriter(reason_settings(writing_server.url, concurrency=1)).questions(CAPTIONED, 4, seed=0)
     assert len([draft for draft in drafts if isinstance(draft, QuestionDraft)]) == 4
     assert len(writing_server.requests) == 5  # it is told once
 
@@ -339,11 +338,12 @@ def corpus(warehouse: Warehouse, folder: Path, videos: int = 2, clips: int = 3) 
 
 
 def caption_settings(url: str, **changes) -> CaptionSettings:
-    return CaptionSettings(teacher="openai", frames_per_clip=4, size=56, server=settings(url, **changes))
+    return CaptionSettings(teacher="openai", frames_per_clip=4, size=56, workers=1, server=settings(url, **changes))
 
 
-def reason_settings(url: str, count: int = 4, **changes) -> ReasonSettings:
-    return ReasonSettings(teacher="openai", questions_per_video=count, server=settings(url, **changes))
+def reason_settings(url: str, count: int = 4, rewrite: bool = False, open_share: float = 0.0, **changes):
+    asked = {"questions_per_video": count, "rewrite": rewrite, "open_share": open_share}
+    return ReasonSettings(teacher="openai", server=settings(url, **changes), **asked)
 
 
 def test_every_clip_ends_as_caption_or_reject(server, warehouse, tmp_path):

@@ -77,7 +77,8 @@ def test_structured_output_follows_the_schema(vllm_url):
     server = Server(settings(vllm_url, model="", temperature=1.0, timeout=120.0, max_tokens=4000), "reason")
     assert server.model == "noise"
     texts = []
-    messages, schema = prompts.question_messages(CAPTIONED, "plot", 2), prompts.question_schema(2)
+    notes = [prompts.Note(clip.index, clip.index, clip.span, clip.caption) for clip in CAPTIONED]
+    messages, schema = prompts.question_messages(notes, "plot", 2), prompts.question_schema(2)
     server.run([None], lambda _: server.complete(messages, schema), lambda _, text: texts.append(text))
     questions = json.loads(texts[0])["questions"]
     assert 1 <= len(questions) <= 2
@@ -91,11 +92,13 @@ def test_from_real_files_to_the_dataset(vllm_url, tmp_path):
     """Frames in, captions and questions back; all of it ends in an output or in rejects with a reason."""
     warehouse = Warehouse(tmp_path / "warehouse")
     videos, clips = corpus(warehouse, tmp_path)
-    options = {"model": "", "temperature": 1.0, "timeout": 120.0, "max_tokens": 4000}
+    options = {"model": "", "temperature": 1.0, "timeout": 120.0, "max_tokens": 4000, "language": ""}
     captions = caption(caption_settings(vllm_url, **options), videos, clips, warehouse)
     assert captions.rows + captions.rejects == clips.rows == 6
     assert set(captions.rejected()["reason"]) <= {"the model gave an empty answer"}
     assert captions.facts()["teacher"]["model"] == "noise"
+    assert captions.facts()["calls"]["requests"] == 6
+    assert captions.facts()["calls"]["prompt_tokens"] > 6 * 1000  # as the server counts them
     questions = reason(reason_settings(vllm_url, 8, **options), captions, warehouse, 0)
     assert questions.rows >= 1
     assert not [text for text in questions.rejected()["reason"] if "JSON" in text or "server" in text]

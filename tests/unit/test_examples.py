@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from longrl.config import FrameSettings, Mixture, Phase, SftSettings
 from longrl.models.chat import ChatFormat
 from longrl.training.examples import Cycle, Examples
+from longrl.training.rl_prompts import choices
 from longrl.training.turns import question_turn, recall_drill, tokenize
 from longrl.video import stories
 from tests.story_corpus import caption_rows, question_rows
@@ -182,3 +183,19 @@ def test_a_drill_can_be_answered_from_what_it_showed():
         assert all(told[record[0]] == record for record in asked)
         assert weights[0] == 0.0  # which record comes next can't be known
         assert {token for token, weight in zip(recalled, weights, strict=True) if weight}.isdisjoint(told)
+
+
+def test_an_open_question_is_asked_without_options_and_answered_in_words():
+    row = {"question": "Who comes first?", "options": [], "answer": "the red box", "kind": "open"}
+    turn = question_turn(row | {"reasoning": "At 0:00 a red box.", "conclusion": "So it."}, (1.0, 1.0, 1.0, 2.0))
+    assert turn.prompt == "Who comes first?"
+    assert turn.response == "<think>At 0:00 a red box. So it.</think><answer>the red box</answer>"
+
+
+def test_rl_leaves_open_questions_out_and_counts_them(tables):
+    first, *_ = tables["dataset"].filter(pl.col("split") == "rl")["question_id"]
+    kind = pl.when(pl.col("question_id") == first).then(pl.lit("open")).otherwise(pl.lit("choice"))
+    dataset = tables["dataset"].with_columns(kind=kind)
+    rows, left_out = choices(dataset)
+    assert left_out == 1
+    assert rows.height == dataset.filter(pl.col("split") == "rl").height - 1
