@@ -10,6 +10,7 @@ PYTHON ?= python3
 NAME ?=
 ARGS ?=
 DRY_RUN ?=
+REDO ?= all
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -53,8 +54,8 @@ train: setup ## run up to the RL checkpoint
 evaluate: setup ## run up to the evaluation
 	@$(RUN) -m flows.evaluate $(ARGUMENTS)
 
-rerun: setup ## compute one stage anew: make rerun STAGE=caption
-	@$(RUN) -m flows.stage $(ARGUMENTS) --stage "$(STAGE)"
+rerun: setup ## compute one stage anew: make rerun STAGE=caption; with REDO=rejects only what was rejected
+	@$(RUN) -m flows.stage $(ARGUMENTS) --stage "$(STAGE)" --redo "$(REDO)"
 
 config: setup ## print the resolved configuration and stop
 	@$(RUN) -m flows.pipeline $(ARGUMENTS) --dry-run

@@ -1,9 +1,14 @@
 """One stage computed anew: its inputs come from the warehouse, its own artifact is replaced.
 
+With `redo` "rejects" its finished items are kept and only what was rejected is tried again, such as clips that a busy
+server did not caption.
+
 Later stages recompute on their next run only if the bytes of this stage's artifact changed.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from prefect import flow
 
@@ -13,14 +18,15 @@ from longrl.config import PipelineConfig
 
 
 @flow(name="stage", flow_run_name="{stage} · {config.recipe}", validate_parameters=False)
-def one_stage(config: PipelineConfig, stage: str, refresh: bool = True) -> str:
+def one_stage(config: PipelineConfig, stage: str, redo: Literal["all", "rejects"] = "all") -> str:
     """Run the DAG up to `stage`, computing that one anew; returns its artifact's path."""
-    return Stages(config, refresh=frozenset({stage}) if refresh else frozenset()).until(stage).path
+    return Stages(config, refresh=frozenset({stage}), forget=redo == "all").until(stage).path
 
 
 if __name__ == "__main__":
     arguments = parser(__doc__)
     arguments.add_argument("--stage", required=True, choices=ORDER)
+    arguments.add_argument("--redo", default="all", choices=("all", "rejects"))
     options = arguments.parse_args()
     with fail_in_words():
-        one_stage(config_of(options), options.stage)
+        one_stage(config_of(options), options.stage, options.redo)

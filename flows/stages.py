@@ -28,9 +28,9 @@ ORDER = ("stories", "ingest", "segment", "caption", "reason", "curate", "model",
 class Stages:
     """One run through the DAG: what each stage made, printed as it is made."""
 
-    def __init__(self, config: PipelineConfig, refresh: frozenset[str] = frozenset()):
+    def __init__(self, config: PipelineConfig, refresh: frozenset[str] = frozenset(), forget: bool = True):
         self.config = config
-        self.warehouse = Warehouse(config.warehouse, refresh=refresh)
+        self.warehouse = Warehouse(config.warehouse, refresh, forget)
         self.refs: dict[str, ArtifactRef] = {}
 
     def run(self, stage: Callable[..., Any], *inputs: Any) -> ArtifactRef:

@@ -109,9 +109,10 @@ class Draft:
 class Warehouse:
     """A folder of artifacts, shared by any number of runs and processes."""
 
-    def __init__(self, root: str | Path, refresh: frozenset[str] = frozenset()):
+    def __init__(self, root: str | Path, refresh: frozenset[str] = frozenset(), forget: bool = True):
         self.root = Path(root).absolute()
-        self.refresh = refresh  # stages that are computed anew, whatever is there
+        self.refresh = refresh  # stages that are computed anew, whatever is there,
+        self.forget = forget  # and from their first item on, or only the items that were rejected
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
             probe = self.root / ".locks" / f"writable-{os.getpid()}"
@@ -219,7 +220,7 @@ class Warehouse:
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""
-        return Ledger(self.root / stage / "ledger.sqlite", forget=stage in self.refresh)
+        return Ledger(self.root / stage / "ledger.sqlite", forget=self.forget and stage in self.refresh)
 
     def cache(self, name: str) -> Path:
         """A folder for derived data that may be deleted at any time, such as decoded frames and video embeddings."""

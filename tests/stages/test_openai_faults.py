@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 
 import polars as pl
 import pytest
@@ -32,9 +31,9 @@ def calls_of(made: ArtifactRef) -> pl.DataFrame:
     return pl.read_parquet(made.file("calls.parquet"))
 
 
-def again(made: ArtifactRef) -> None:
-    """Take the artifact away and leave the ledger, so that a rerun does what is not done."""
-    shutil.rmtree(made.path)
+def redoing_rejects(warehouse: Warehouse, stage: str) -> Warehouse:
+    """The warehouse as `make rerun STAGE=… REDO=rejects` opens it."""
+    return Warehouse(warehouse.root, frozenset({stage}), forget=False)
 
 
 @pytest.fixture
@@ -130,9 +129,8 @@ def test_a_bad_caption_is_a_reject_and_a_rerun_asks_for_it_alone(server, warehou
     assert (made.rows, made.rejects) == (2, 1)
     assert made.rejected()["rule"].to_list() == ["teacher"]
     assert pl.Series(made.rejected()["reason"]).str.contains(reason_given).all()
-    again(made)
     server.requests.clear()
-    made = caption(settings, videos, clips, warehouse)
+    made = caption(settings, videos, clips, redoing_rejects(warehouse, "caption"))
     assert (made.rows, made.rejects, len(server.requests)) == (3, 0, 1)
     assert made.table()["clip_id"].n_unique() == 3
     assert calls_of(made).height == 4
@@ -166,8 +164,7 @@ def test_a_video_that_failed_is_asked_about_again_by_a_rerun(server, warehouse, 
     settings = reason_settings(server.url, 4, concurrency=1)
     made = reason(settings, captions, warehouse, 0)
     assert (made.rows, made.rejects) == (4, 1)
-    again(made)
-    made = reason(settings, captions, warehouse, 0)
+    made = reason(settings, captions, redoing_rejects(warehouse, "reason"), 0)
     assert (made.rows, made.rejects) == (8, 0)
     assert made.table()["question_id"].n_unique() == 8
     assert calls_of(made).height == 12
