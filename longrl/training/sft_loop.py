@@ -6,9 +6,9 @@
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
    kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
    the same collectives.
-4. A phase may end early, when enough responses are right word for word: small models take their steep turn at a step
-   that depends on the seed. (The mean over tokens won't do: most tokens are easy, and the last few words decide.) Steps
-   are then left out of the count, so examples stay a function of seed and step.
+4. A phase may end early, when enough responses of every category are right word for word: small models take their
+   steep turn at a step that depends on the seed. (A mean over tokens won't do: most are easy, and the last few words
+   decide.) Steps are then left out of the count, so examples stay a function of seed and step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import and_
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longrl.config import FrameSettings, SftSettings
+from longrl.config import Categories, FrameSettings, SftSettings
 from longrl.models import qwen2_5_vl
 from longrl.models.chat import Prompt
 from longrl.models.qwen2_5_vl import Student
@@ -40,6 +39,7 @@ from longrl.training.turns import tokenize
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.warehouse.artifacts import ArtifactRef
 
+CLASSES = ("", *Categories)
 RECENT = 12  # steps at the full frame budget whose mean may end a phase
 
 
@@ -124,6 +124,7 @@ class Share:
     views: list[View]
     weights: Tensor  # (S,), of all scored tokens in order
     lengths: list[int]  # scored tokens of each response
+    classes: list[str]  # of each response: a question's category, or nothing
 
     @property
     def tokens(self) -> int:
@@ -144,16 +145,22 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
     rate = learning_rate(within, phase.steps, phase.learning_rate, phase.warmup, phase.decay)
     norm = engine.step(rate)
     sums = engine.total(*sums, float(sum(share.tokens for share in shares.values())))
-    losses, hits, counts, wholes, responses = (sums[i:-1:5] for i in range(5))
-    by_kind = {kind: losses[i] / max(totals[i], 1e-9) for i, kind in enumerate(shares)}
+    width = 3 + 2 * len(CLASSES)
+    parts = {kind: sums[i * width : (i + 1) * width] for i, kind in enumerate(shares)}
+    by_kind = {kind: part[0] / max(total, 1e-9) for (kind, part), total in zip(parts.items(), totals, strict=True)}
     seconds = time.monotonic() - started
     return {
         "step": step,
         "phase": phase.name,
         "loss": sum(by_kind.values()) / len(by_kind),
         "losses": by_kind,
-        "token_accuracy": {kind: hits[i] / max(counts[i], 1.0) for i, kind in enumerate(shares)},
-        "exact": {kind: wholes[i] / max(responses[i], 1.0) for i, kind in enumerate(shares)},
+        "token_accuracy": {kind: part[1] / max(part[2], 1.0) for kind, part in parts.items()},
+        "exact": {
+            f"{kind} {name}".strip(): right / count
+            for kind, part in parts.items()
+            for name, right, count in zip(CLASSES, part[3::2], part[4::2], strict=True)
+            if count
+        },
         "budget": examples.budget(step),
         "learning_rate": rate,
         "gradient_norm": norm,
@@ -167,7 +174,8 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
 def forward_backward(engine: Engine, student: Student, share: Share, cache: FrameCache, total: float) -> list[float]:
     """Accumulate gradients of this rank's part.
 
-    Returns five sums: weighted loss, right tokens, tokens, responses right word for word, and responses.
+    Returns sums: weighted loss, right tokens, tokens, and for each of `CLASSES` the responses that are right word for
+    word, and the responses.
     """
     seen: list[float] = []
 
@@ -180,9 +188,15 @@ def forward_backward(engine: Engine, student: Student, share: Share, cache: Fram
         loss = weighted_cross_entropy(logprobs, weights)
         counted = weights > 0
         seen.extend(map(float, (loss.detach(), (correct & counted).sum(), counted.sum())))
-        taught = [bool(row.any()) for row in counted.split(share.lengths)]
         whole = [bool(row.all()) for row in (correct | ~counted).split(share.lengths)]
-        seen.extend(float(sum(rows)) for rows in (map(and_, whole, taught), taught))
+        taught = [bool(row.any()) for row in counted.split(share.lengths)]
+        for wanted in CLASSES:
+            mine = [
+                right
+                for right, scored, each in zip(whole, taught, share.classes, strict=True)
+                if scored and each == wanted
+            ]
+            seen.extend((float(sum(mine)), float(len(mine))))
         return loss * engine.share(total)
 
     engine.loss(compute)
@@ -207,6 +221,7 @@ def build(student: Student, everything: Sequence[Example], rank: int, ranks: int
     idle = rank >= len(everything)
     weights: list[float] = []
     lengths: list[int] = []
+    classes: list[str] = []
     groups: list[Group] = []
     if mine[0].view is None:  # text alone: all rows share the opening of the turn, and so are one group
         rows = [row for example in mine for row in text_rows(student, example)]
@@ -214,6 +229,7 @@ def build(student: Student, everything: Sequence[Example], rank: int, ranks: int
         groups.append(Group(rows[0].prompt, None, list(rows[0].prompt.head), suffixes, starts, mine[0].shift))
         weights += [weight for row in rows for weight in row.weights]
         lengths += [len(row.weights) for row in rows]
+        classes += [row.category for row in rows]
     for example in mine:
         if example.view is None:
             continue
@@ -226,8 +242,9 @@ def build(student: Student, everything: Sequence[Example], rank: int, ranks: int
         groups.append(group)
         weights += [weight for _, each in answers for weight in each]
         lengths += [len(each) for _, each in answers]
+        classes += [turn.category for turn in example.turns]
     scale = torch.tensor(weights) * (0.0 if idle else 1.0)
-    return Share(groups, [example.view for example in mine if example.view], scale, lengths)
+    return Share(groups, [example.view for example in mine if example.view], scale, lengths, classes)
 
 
 @dataclass(frozen=True)
@@ -238,6 +255,7 @@ class TextRow:
     suffix: list[int]
     start: int
     weights: Sequence[float]
+    category: str = ""
 
 
 def text_rows(student: Student, example: Example) -> list[TextRow]:
@@ -249,7 +267,7 @@ def text_rows(student: Student, example: Example) -> list[TextRow]:
     for turn in example.turns:
         prompt = student.chat.prompt(turn.prompt)
         ids, each = tokenize(student.chat, turn.response, turn.weights)
-        rows.append(TextRow(prompt, [*prompt.tail, *ids], len(prompt.tail), each))
+        rows.append(TextRow(prompt, [*prompt.tail, *ids], len(prompt.tail), each, turn.category))
     return rows
 
 

@@ -21,6 +21,7 @@ class Turn:
     prompt: str
     response: str
     weights: tuple[tuple[int, float], ...]
+    category: str = ""  # of a question
 
 
 def question_turn(row: dict[str, Any], weights: Sequence[float], reading: bool = False) -> Turn:
@@ -33,7 +34,7 @@ def question_turn(row: dict[str, Any], weights: Sequence[float], reading: bool =
     for match in LETTER.finditer(response, start, end):
         spans += [(match.start(), conclusion), (match.end(), letter)]
     spans += [(end, conclusion), (len(response), answer)]
-    return Turn(question_text(row["question"], row["options"]), response, tuple(spans))
+    return Turn(question_text(row["question"], row["options"]), response, tuple(spans), row["category"])
 
 
 def plain_turn(prompt: str, response: str) -> Turn:

@@ -140,6 +140,7 @@ def chat(tmp_path_factory) -> ChatFormat:
 
 
 ROW = {
+    "category": "goal",
     "question": "Who is it?",
     "options": ["red", "blue"],
     "reasoning": "clip 1: red walks.",
@@ -186,7 +187,7 @@ def test_a_drill_can_be_answered_from_what_it_showed():
 
 
 def test_an_open_question_is_asked_without_options_and_answered_in_words():
-    row = {"question": "Who comes first?", "options": [], "answer": "the red box", "kind": "open"}
+    row = ROW | {"question": "Who comes first?", "options": [], "answer": "the red box", "kind": "open"}
     turn = question_turn(row | {"reasoning": "At 0:00 a red box.", "conclusion": "So it."}, (1.0, 1.0, 1.0, 2.0))
     assert turn.prompt == "Who comes first?"
     assert turn.response == "<think>At 0:00 a red box. So it.</think><answer>the red box</answer>"
