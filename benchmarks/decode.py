@@ -47,7 +47,9 @@ def run(options: list[str]) -> Report:
         report.settings["seconds to make the films"] = round(time.perf_counter() - started, 1)
         for count in chosen.counts:
             rows = {name: _measure(name, folder, 60, 250, count, rounds) for name, rounds in ROUNDS.items()}
-            short = {name: _measure(name, folder, 60, 50, count, 1) for name in ("longrl", "pyav")}
+            short = {
+                name: _measure(name, folder, 60, 50, count, rounds) for name, rounds in ROUNDS.items() if rounds > 1
+            }
             brief = _measure("longrl", folder, 10, 250, count, 1)
             report.rows += [*rows.values(), *short.values(), brief]
             ours, floor = rows["longrl"], rows["pyav"]

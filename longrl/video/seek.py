@@ -1,9 +1,9 @@
 """Frames of a film by timestamp, where each group of pictures that is needed is decoded once and the others never.
 
-PyAV. A seek lands on a key frame at or before a time, but decoding must not go back to one it has passed: a second,
-undecoded view of the file, the scout, looks where a seek would land, and the film jumps only when that is ahead.
-Timestamps decide, never frame numbers, so a group that opens with frames of the one before (open GOP), an index in
-decoding order or a variable rate can't shift what is returned: a landing that is too late is taken back.
+PyAV. The container's index says where key frames are; the film jumps when one lies between the next frame and the time
+wanted, and is decoded on otherwise. A container without an index costs time, nothing else. Timestamps decide, never
+frame numbers, so a group that opens with frames of the one before (open GOP), an index in decoding order or a variable
+rate can't shift what is returned: a landing that is too late is taken back.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def frames_at(path: str, times: Sequence[float]) -> Iterator[VideoFrame]:
     """
     import av
 
-    with av.open(path) as film, av.open(path) as scout:
-        walk = _Walk(film, scout)
+    with av.open(path) as film:
+        walk = _Walk(film, times[-1])
         for time in times:
             yield walk.to(time)
 
@@ -50,13 +50,15 @@ def film_stream(container: InputContainer) -> VideoStream | None:
 class _Walk:
     """A place in a film: the frame shown there, and the one after it."""
 
-    def __init__(self, film: InputContainer, scout: InputContainer):
-        stream, scouted = film_stream(film), film_stream(scout)
-        if stream is None or scouted is None or stream.time_base is None:
+    def __init__(self, film: InputContainer, last: float):
+        stream = film_stream(film)
+        if stream is None or stream.time_base is None:
             raise DamagedFrame("no video stream")
         stream.codec_context.thread_count = 1
-        self.film, self.stream, self.scout, self.scouted = film, stream, scout, scouted
-        self.tick, self.frames = float(stream.time_base), film.decode(stream)
+        self.film, self.stream, self.tick = film, stream, float(stream.time_base)
+        if last > NEAR and "matroska" in film.format.name:
+            self._load_index(last)
+        self.frames = film.decode(stream)
         first = self._next()
         if first is None:
             raise DamagedFrame("no frame could be decoded")
@@ -65,48 +67,37 @@ class _Walk:
     def to(self, seconds: float) -> VideoFrame:
         """Go on to this many seconds after the film's first frame; the frame shown there."""
         time = self.zero + seconds + ROUNDING
-        if self.ahead is not None and time - self.ahead.time > NEAR and (landing := self._landing(time)) is not None:
-            self._jump(time, landing)
+        if self.ahead is not None and time - self.ahead.time > NEAR:
+            place = self.stream.index_entries.search_timestamp(int(time / self.tick), backward=True)
+            if place >= 0 and self.stream.index_entries[place].timestamp * self.tick > self.ahead.time:
+                self._jump(time)
         while self.ahead is not None and self.ahead.time <= time:
             self.shown, self.ahead = self.ahead, self._next()
         return self.shown
 
-    def _landing(self, time: float) -> float | None:
-        """Where to seek to land on a key frame between `ahead` and `time`; None where there is none, as far as known.
+    def _load_index(self, last: float) -> None:
+        """Matroska's index is read by the first seek; a file without one is indexed on the way to `last` seconds."""
+        start = self.stream.start_time or 0
+        self.film.seek(start + int(last / self.tick), stream=self.stream)
+        self.film.seek(start, stream=self.stream)
 
-        An index may go by decoding time, which is earlier, and then the landing is too late by a few frames.
+    def _jump(self, time: float) -> None:
+        """Put `ahead` on a key frame at or before `time` (seconds).
+
+        An index that goes by the time of decoding, which is earlier than that of showing, may land a few frames too
+        late; then one further back is tried.
         """
-        import av
-
-        assert self.ahead is not None
-        target = time
-        while target > self.ahead.time:
-            try:
-                self.scout.seek(int(target / self.tick), stream=self.scouted)
-                packet = next(self.scout.demux(self.scouted))
-            except (av.error.FFmpegError, StopIteration):
-                return None
-            stamp = packet.dts if packet.pts is None else packet.pts
-            if stamp is None or not packet.is_keyframe:
-                return None
-            start = float(stamp * packet.time_base)
-            if start <= time:
-                return target if start > self.ahead.time else None
-            target -= 2 * (start - time) + NEAR
-        return None
-
-    def _jump(self, time: float, target: float) -> None:
-        """Put `ahead` on a key frame at or before `time`, by a seek to `target` or, if need be, to earlier ones."""
-        step = NEAR
+        target, start = int(time / self.tick), int(self.zero / self.tick)
+        step = int(NEAR / self.tick) + 1
         while True:
-            self.film.seek(int(target / self.tick), stream=self.stream)
+            self.film.seek(target, stream=self.stream)
             self.frames = self.film.decode(self.stream)
             self.ahead = self._next_key()
             if self.ahead is not None and self.ahead.time <= time:
                 return
-            if target <= self.zero:
+            if target <= start:
                 raise DamagedFrame(f"no key frame can be found before {time - self.zero:.3f} s")
-            target, step = max(target - step, self.zero), 2 * step
+            target, step = max(target - step, start), 2 * step
 
     def _next_key(self) -> VideoFrame | None:
         """The first key frame after a seek; what comes before it refers to frames that were jumped over."""
