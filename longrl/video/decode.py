@@ -4,9 +4,9 @@ Decoding happens in a worker process (`longrl.video.crew`), whoever asks, so a f
 decoder costs that file only. Frames come upright and shrunk one by one as they are decoded, and the cache writes them
 to disk one by one, so neither a long film nor a long plan fills the memory.
 
-PyAV reads (`longrl.video.seek`). decord does not: it is slower on every file tried, 2 to 4 times on an hour-long one
-(`make bench NAME=decode`), and it returns wrong frames without a word from films whose key frames can be seeked to but
-not shown alone (HEVC's open groups of pictures, intra refresh, transport streams); tests/unit/test_seek.py has them.
+PyAV reads (`longrl.video.seek`). decord does not: it was never faster, about 3 times slower on an hour-long film (`make
+bench NAME=decode`), and it returned wrong frames without a word from films with HEVC's open groups of pictures, intra
+refresh or MPEG transport streams, kinds of file that tests/unit/test_seek.py reads.
 
 A frame that can't be decoded is an error, never a repeated neighbour.
 """
