@@ -10,6 +10,12 @@ import av
 import numpy as np
 
 MILLI = Fraction(1, 1000)
+QUALITY = {
+    "libx264": {"crf": "12", "preset": "veryfast"},
+    "libx265": {"preset": "ultrafast", "x265-params": "open-gop=1:bframes=3:log-level=none"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "12"},
+}
 
 
 def write_video(
@@ -20,15 +26,24 @@ def write_video(
     group: int = 10,
     audio: bool = False,
     options: dict[str, str] | None = None,
+    codec: str = "libx264",
+    x264: str = "",
+    pixels: str = "yuv420p",
+    aspect: Fraction | None = None,
 ) -> Path:
-    """Encode uint8 (T, H, W, 3) frames as H.264; `times` in seconds makes the rate variable."""
+    """Encode uint8 (T, H, W, 3) frames, as H.264 by default; `times` in seconds makes the rate variable.
+
+    `options` go to the container, `x264` to that encoder; `aspect` is the shape of a pixel, width by height.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        stream.options = {"crf": "12", "preset": "veryfast", "g": str(group)}
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        stream.options = {"g": str(group)} | QUALITY.get(codec, {}) | ({"x264-params": x264} if x264 else {})
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = MILLI
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         sound = container.add_stream("aac", rate=8000) if audio else None
         for index, picture in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
@@ -65,6 +80,18 @@ def counting_frames(count: int, height: int = 64, width: int = 96) -> np.ndarray
 def numbers_of(frames: np.ndarray) -> list[int]:
     """Which of `counting_frames` these are."""
     return [round((float(frame.mean()) - 16) / 6) for frame in frames]
+
+
+def numbered_frames(count: int, height: int = 64, width: int = 96) -> np.ndarray:
+    """Frames that differ, uint8 (count, height, width, 3): bars spell their number in binary, and a square moves."""
+    frames = np.full((count, height, width, 3), 60, np.uint8)
+    for index, frame in enumerate(frames):
+        for bit in range(8):
+            if index >> bit & 1:
+                frame[8:40, 4 + bit * 11 : 13 + bit * 11] = 220
+        left = index * 2 % (width - 16)
+        frame[44:60, left : left + 16] = (200, 30, 30)
+    return frames
 
 
 def rotate_header(path: Path, degrees: int) -> Path:

@@ -17,14 +17,14 @@ import polars as pl
 from longrl.config import IngestSettings
 from longrl.errors import LongrlError
 from longrl.progress import track
-from longrl.video.crew import PATIENCE, WorkerLost, run_jobs
+from longrl.video.crew import MEMORY, PATIENCE, WorkerLost, run_jobs
 from longrl.video.decode import DecodeError
 from longrl.video.probe import file_digest, probe_job
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 from longrl.warehouse.ledger import Ledger, item_key
 
-VERSION = 1
+VERSION = 2
 
 
 class FolderError(LongrlError):
@@ -32,13 +32,17 @@ class FolderError(LongrlError):
 
 
 def ingest(
-    settings: IngestSettings, folder: str | Path, warehouse: Warehouse, patience: float = PATIENCE
+    settings: IngestSettings,
+    folder: str | Path,
+    warehouse: Warehouse,
+    patience: float = PATIENCE,
+    memory: float = MEMORY,
 ) -> ArtifactRef:
     """Table VIDEOS of the usable videos under `folder` (subfolders too); rejects are the quarantine.
 
-    A decoder that gives no sign of life for `patience` seconds is killed and its file quarantined. Of files with the
-    same bytes the first by name is taken. Raises `FolderError` when there is no folder, no video in it, or none is
-    usable.
+    A decoder that gives no sign of life for `patience` seconds or needs more than `memory` MiB is killed and its file
+    quarantined. Of files with the same bytes the first by name is taken. Raises `FolderError` when there is no folder,
+    no video in it, or none is usable.
     """
     folder = Path(folder).absolute()
     files = find_videos(folder, settings.extensions)
@@ -56,7 +60,7 @@ def ingest(
         for path in files:
             if first.setdefault(digests[path], path) != path:
                 draft.reject(str(path), "duplicate", f"same bytes as {first[digests[path]]}")
-        probes = _probes(first, draft.ledger, settings, patience)
+        probes = _probes(first, draft.ledger, settings, patience, memory)
         for digest, path in first.items():
             found = probes[digest]
             if "reason" in found:
@@ -110,17 +114,17 @@ def _digests(files: list[Path], ledger: Ledger, workers: int) -> dict[Path, str]
 
 
 def _probes(
-    first: dict[str, Path], ledger: Ledger, settings: IngestSettings, patience: float
+    first: dict[str, Path], ledger: Ledger, settings: IngestSettings, patience: float, memory: float
 ) -> dict[str, dict[str, Any]]:
     """What each video is, or the rule and reason it can't be used; by digest."""
     keys = {digest: item_key("probe", VERSION, digest, settings.minimum_frames) for digest in first}
     known = ledger.get_many(keys.values())
     found = {digest: known[key] for digest, key in keys.items() if key in known}
     missing = [(digest, str(path), settings.minimum_frames) for digest, path in first.items() if digest not in found]
-    jobs = run_jobs(probe_job, missing, settings.workers, expected=(DecodeError,), patience=patience)
+    jobs = run_jobs(probe_job, missing, settings.workers, expected=(DecodeError,), patience=patience, memory=memory)
     for (digest, _, _), result in track(jobs, "ingest: probing videos", len(missing)):
         if isinstance(result, WorkerLost):  # not recorded: on a less busy machine it may go well
-            found[digest] = {"rule": "hangs", "reason": str(result)}
+            found[digest] = {"rule": result.rule, "reason": str(result)}
             continue
         broken = {"rule": "unreadable", "reason": str(result)}
         found[digest] = broken if isinstance(result, DecodeError) else result

@@ -1,9 +1,13 @@
-"""Worker processes for untrusted files: they may hang, crash or leak, and the run goes on.
+"""Worker processes for untrusted files: they may hang, crash or grow without end, and the run goes on.
 
 Not a ProcessPoolExecutor: there a hanging decoder blocks the pool for ever and a crashing one breaks it. Here each
-worker is a fresh interpreter (so decord's threads start after any fork, and no `__main__` is imported again), is
-replaced after `RECYCLE` jobs, is killed when it gives no sign of life for `patience` seconds, and ends itself when
-its parent is gone.
+worker is a fresh interpreter (so a decoder's threads start after any fork, and no `__main__` is imported again), is
+replaced after `RECYCLE` jobs, is killed when it gives no sign of life for `patience` seconds or holds more than
+`memory` MiB, and ends itself when its parent is gone.
+
+Memory is watched, not limited with `setrlimit`: a limit on addresses counts what is only reserved, and a decoder that
+meets it may crash or return half a frame instead of saying so. What counts is what the process alone holds (`RssAnon`),
+without the files it has mapped.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import re
 import socket
 import subprocess
 import sys
@@ -19,16 +24,63 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 PATIENCE = 60.0  # seconds without a sign of life
+MEMORY = 4096.0  # MiB of one worker process: an 8K film with its reference frames fits
 RECYCLE = 500  # jobs of one worker process
+LOOK = 0.2  # seconds between looks at a working process
 
 Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class WorkerLost(RuntimeError):
-    """The worker hung and was killed, or died; the message says which. Belongs to the job it was working on."""
+    """The worker hung or grew and was killed, or died; the message says which. Belongs to the job it was working on.
+
+    `rule` is the kind in one word: hangs, memory or crashes.
+    """
+
+    def __init__(self, message: str, rule: str):
+        super().__init__(message)
+        self.rule = rule
+
+
+class Crew:
+    """At most `workers` processes, started when they are needed and kept between jobs; any thread may call."""
+
+    def __init__(self, workers: int, patience: float = PATIENCE, memory: float = MEMORY):
+        self.patience, self.memory = patience, memory
+        self._places = threading.Semaphore(max(1, workers))
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._stop = threading.Event()
+
+    def call(self, function: Callable[[Job], Result], job: Job) -> Result:
+        """`function(job)`, done by a worker; waits for a free one.
+
+        Raises what the function raised, with the worker's traceback as a note, or `WorkerLost`. The function must be
+        importable by name; job and result must be picklable.
+        """
+        with self._places:
+            try:
+                worker = self._idle.get_nowait()
+            except queue.Empty:
+                worker = _Worker()
+            result = worker.do(function, job, self.patience, self.memory, self._stop)
+            if worker.jobs >= RECYCLE:
+                worker.end()
+            elif not worker.connection.closed:
+                self._idle.put(worker)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def close(self) -> None:
+        """Let the workers go; one that is still at work is killed, and its job is lost."""
+        self._stop.set()
+        while not self._idle.empty():
+            self._idle.get().end()
 
 
 def run_jobs(
@@ -38,6 +90,7 @@ def run_jobs(
     expected: tuple[type[Exception], ...] = (),
     patience: float = PATIENCE,
     ahead: int = 0,
+    memory: float = MEMORY,
 ) -> Iterator[tuple[Job, Any]]:
     """Yield `(job, function(job))` as jobs finish, in any order.
 
@@ -49,31 +102,25 @@ def run_jobs(
     if not waiting:
         return
     done: queue.Queue[tuple[Job, Any]] = queue.Queue(ahead)
-    stop = threading.Event()
+    crew, stop = Crew(workers, patience, memory), threading.Event()
 
     def lead() -> None:
-        """One thread per worker: hands it jobs, watches it, replaces it."""
-        worker: _Worker | None = None
+        """One thread per worker: hands it jobs."""
         while not stop.is_set():
             try:
                 job = waiting.pop()
             except IndexError:
-                break
-            if worker is None or worker.jobs >= RECYCLE:
-                if worker is not None:
-                    worker.end()
-                worker = _Worker()
-            result = worker.do(function, job, patience, stop)
-            if isinstance(result, WorkerLost):
-                worker = None
+                return
+            try:
+                result = crew.call(function, job)
+            except Exception as error:
+                result = error
             while not stop.is_set():
                 try:
-                    done.put((job, result), timeout=0.2)
+                    done.put((job, result), timeout=LOOK)
                     break
                 except queue.Full:
                     continue
-        if worker is not None:
-            worker.end()
 
     count = len(waiting)
     threads = [threading.Thread(target=lead, daemon=True) for _ in range(max(1, min(workers, count)))]
@@ -87,8 +134,28 @@ def run_jobs(
             yield job, result
     finally:
         stop.set()
+        crew.close()
         for thread in threads:
             thread.join()
+        crew.close()
+
+
+_crews: dict[int, Crew] = {}  # by process: a fork must not share its parent's workers
+_founding = threading.Lock()
+
+
+def apart(function: Callable[[Job], Result], job: Job) -> Result:
+    """`function(job)` in a worker that this process keeps, one a core; done at once where this is a worker already.
+
+    Raises what `Crew.call` raises.
+    """
+    if _alive is not None:
+        return function(job)
+    with _founding:
+        crew = _crews.get(os.getpid())
+        if crew is None:
+            crew = _crews[os.getpid()] = Crew(len(os.sched_getaffinity(0)))
+    return crew.call(function, job)
 
 
 class _Worker:
@@ -105,27 +172,40 @@ class _Worker:
         self.connection = Connection(ours.detach())
         self.jobs = 0
 
-    def do(self, function: Callable, job: Any, patience: float, stop: threading.Event) -> Any:
+    def do(self, function: Callable, job: Any, patience: float, memory: float, stop: threading.Event) -> Any:
+        """The function's result or the exception it raised; `WorkerLost`, and a closed connection, when it is lost."""
         self.jobs += 1
         try:
             self.connection.send((function, job))
             deadline = time.monotonic() + patience
             while not stop.is_set():
-                if not self.connection.poll(0.2):
-                    if time.monotonic() > deadline:
-                        self.kill()
-                        return WorkerLost(f"no sign of life for {patience:g} s; the decoder hangs on this file")
-                    continue
-                kind, value = self.connection.recv()
-                if kind == "done":
-                    return value
-                deadline = time.monotonic() + patience
+                if self.connection.poll(LOOK):
+                    kind, value = self.connection.recv()
+                    if kind == "done":
+                        return value
+                    deadline = time.monotonic() + patience
+                elif time.monotonic() > deadline:
+                    self.kill()
+                    return WorkerLost(f"no sign of life for {patience:g} s; the decoder hangs on this file", "hangs")
+                if self.held() > memory:
+                    self.kill()
+                    return WorkerLost(
+                        f"the decoder needs more than {memory:g} MiB of memory for this file; make it smaller", "memory"
+                    )
             self.kill()
-            return WorkerLost("stopped")
+            return WorkerLost("stopped", "hangs")
         except (EOFError, ConnectionError):
             self.process.wait()
             self.connection.close()
-            return WorkerLost(f"the worker died on this file (exit status {self.process.returncode})")
+            return WorkerLost(f"the worker died on this file (exit status {self.process.returncode})", "crashes")
+
+    def held(self) -> float:
+        """MiB of memory that only this process holds; 0 when it is gone."""
+        try:
+            found = re.search(r"RssAnon:\s*(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        except OSError:
+            return 0.0
+        return int(found[1]) / 1024 if found else 0.0
 
     def kill(self) -> None:
         self.process.kill()

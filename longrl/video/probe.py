@@ -14,6 +14,7 @@ from typing import Any
 
 from longrl.video.crew import beat
 from longrl.video.decode import DecodeError
+from longrl.video.seek import film_stream
 
 MISSING = 0.02  # a file is truncated when this share of its promised duration, and
 MISSING_SECONDS = 0.5  # this many seconds, can't be decoded
@@ -22,10 +23,10 @@ JITTER = 0.2  # frame intervals that differ by this share from the usual one mak
 
 @dataclass(frozen=True)
 class Probe:
-    """What a video is. Sizes in pixels as displayed, times in seconds; `frames` counts decodable frames."""
+    """What a video is. Sizes in square pixels as displayed, times in seconds; `frames` counts decodable frames."""
 
-    container: str
-    codec: str
+    container: str  # mp4, mov, matroska, webm, avi, …
+    codec: str  # h264, hevc, vp9, av1, …
     duration: float
     fps: float
     frames: int
@@ -62,10 +63,10 @@ def probe(path: str | Path, minimum_frames: int = 2) -> Probe:
     except av.error.FFmpegError as error:
         raise DecodeError(f"not a video, or its header is missing or damaged ({error.strerror})") from error
     with container:
-        streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-        if not streams:
+        stream = film_stream(container)
+        if stream is None:
             raise DecodeError("no video stream (audio only)" if container.streams.audio else "no video stream")
-        return _decode_all(container, streams[0], minimum_frames)
+        return _decode_all(container, stream, minimum_frames)
 
 
 def probe_job(job: tuple[str, str, int]) -> dict[str, Any]:
@@ -117,19 +118,34 @@ def _decode_all(container, stream, minimum_frames: int) -> Probe:
         raise DecodeError(f"only {len(times)} decodable frame(s), at least {minimum_frames} are needed")
     if duration <= 0 or (steps and steps[0] <= 0):
         raise DecodeError("the frames' timestamps do not ascend; convert the file to mp4 or mkv")
+    width, height = round(size[0] * float(stream.sample_aspect_ratio or 1)), size[1]
+    tick = float(stream.time_base)
+    rounding = tick if tick < usual / 2 else 0.0  # of times to the container's clock: 240 fps in whole milliseconds
+    uneven = bool(steps) and steps[-1] - steps[0] > max(JITTER * usual, 1.01 * rounding)
     turned = turn % 180 != 0
     return Probe(
-        container=container.format.name.split(",")[0],
-        codec=stream.codec_context.name,
+        container=_container(container),
+        codec=stream.codec_context.codec.canonical_name,
         duration=round(duration, 6),
         fps=round(len(times) / duration, 6),
         frames=len(times),
-        width=size[1] if turned else size[0],
-        height=size[0] if turned else size[1],
+        width=height if turned else width,
+        height=width if turned else height,
         rotation=turn,
-        variable_rate=bool(steps) and (steps[-1] - steps[0]) > JITTER * usual,
+        variable_rate=uneven,
         audio=bool(container.streams.audio),
     )
+
+
+def _container(container) -> str:
+    """The container's usual name; FFmpeg has one reader for mp4 and mov, and one for matroska and webm."""
+    names = container.format.name.split(",")
+    if "mp4" in names:
+        return "mov" if container.metadata.get("major_brand", "qt").strip() == "qt" else "mp4"
+    if "webm" in names:
+        with Path(container.name).open("rb") as file:
+            return "webm" if b"webm" in file.read(64) else "matroska"
+    return names[0]
 
 
 def _check_whole(container, stream, duration: float, packets_end: float) -> None:
@@ -140,8 +156,3 @@ def _check_whole(container, stream, duration: float, packets_end: float) -> None
     ):
         if promised - found > max(MISSING_SECONDS, MISSING * promised):
             raise DecodeError(f"truncated: the header promises {promised:.1f} s, only {found:.1f} s can be decoded")
-
-
-def _is_cover(stream) -> bool:
-    """Whether a video stream is the cover picture of an audio file."""
-    return bool(stream.disposition & type(stream.disposition).attached_pic)

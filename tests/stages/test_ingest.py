@@ -3,13 +3,15 @@
 import os
 import sqlite3
 import time
+from fractions import Fraction
 
 import pytest
 
 from longrl.config import IngestSettings
 from longrl.data.ingest import FolderError, ingest
+from longrl.video.probe import probe
 from longrl.warehouse.artifacts import Warehouse
-from tests.videos import counting_frames, noisy_frames, rotate_header, write_broken, write_video
+from tests.videos import counting_frames, noisy_frames, numbered_frames, rotate_header, write_broken, write_video
 
 SETTINGS = IngestSettings(workers=2)
 
@@ -34,7 +36,7 @@ def test_facts_of_a_video(tmp_path, warehouse):
     row = ingest(SETTINGS, path.parent, warehouse).table().row(0, named=True)
     kept = {name: row[name] for name in row if name not in ("video_id", "path", "bytes")}
     assert kept == {
-        "container": "mov", "codec": "h264", "duration": pytest.approx(2.0), "fps": pytest.approx(12.5), "frames": 25,
+        "container": "mp4", "codec": "h264", "duration": pytest.approx(2.0), "fps": pytest.approx(12.5), "frames": 25,
         "width": 96, "height": 64, "rotation": 0, "variable_rate": False, "audio": True,
     }  # fmt: skip
 
@@ -44,6 +46,31 @@ def test_rotated_phone_video_has_its_displayed_size(tmp_path, warehouse):
     row = ingest(SETTINGS, tmp_path / "videos", warehouse).table().row(0, named=True)
     assert (row["width"], row["height"]) == (64, 96)
     assert row["rotation"] in (90, 270)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "known_as"),
+    [
+        ("a.mp4", "libx264", "h264"), ("a.mov", "libx265", "hevc"), ("a.mkv", "libx264", "h264"),
+        ("a.webm", "libvpx-vp9", "vp9"), ("a.mp4", "libsvtav1", "av1"), ("a.avi", "mpeg4", "mpeg4"),
+    ],
+)  # fmt: skip
+def test_container_and_codec_have_their_usual_names(tmp_path, name, codec, known_as):
+    times = [index / 25 + (0 if name == "a.avi" else 2) for index in range(50)]  # avi has no start time
+    path = write_video(tmp_path / name, numbered_frames(50), fps=25, codec=codec, times=times)
+    facts = probe(path)
+    assert facts.container == {"mkv": "matroska"}.get(path.suffix[1:], path.suffix[1:])
+    assert (facts.codec, facts.frames, facts.variable_rate, facts.audio) == (known_as, 50, False, False)
+    assert (facts.duration, facts.fps) == (pytest.approx(2.0, abs=0.002), pytest.approx(25, abs=0.05))
+
+
+def test_pixels_that_are_not_square_count_as_displayed(tmp_path):
+    facts = probe(write_video(tmp_path / "dvd.mp4", counting_frames(10), aspect=Fraction(4, 3)))
+    assert (facts.width, facts.height) == (128, 64)
+
+
+def test_times_rounded_to_milliseconds_are_no_variable_rate(tmp_path):
+    assert not probe(write_video(tmp_path / "a.mkv", counting_frames(40), fps=240)).variable_rate
 
 
 def test_variable_rate_is_noticed(tmp_path, warehouse):
@@ -87,6 +114,13 @@ def test_file_on_which_the_decoder_hangs_is_quarantined(tmp_path, warehouse):
     path = write_video(tmp_path / "videos" / "a.mp4", counting_frames(20))
     with pytest.raises(FolderError, match=r"a\.mp4: no sign of life for 0 s; the decoder hangs on this file"):
         ingest(SETTINGS, path.parent, warehouse, patience=0.0)
+    assert ingest(SETTINGS, path.parent, warehouse).rows == 1
+
+
+def test_file_that_takes_too_much_memory_is_quarantined(tmp_path, warehouse):
+    path = write_video(tmp_path / "videos" / "large.mp4", noisy_frames(60, 480, 640))
+    with pytest.raises(FolderError, match=r"large\.mp4: the decoder needs more than 1 MiB of memory"):
+        ingest(SETTINGS, path.parent, warehouse, memory=1.0)
     assert ingest(SETTINGS, path.parent, warehouse).rows == 1
 
 

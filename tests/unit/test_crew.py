@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from longrl.video.crew import WorkerLost, run_jobs
+from longrl.video.crew import Crew, WorkerLost, run_jobs
 
 
 def test_every_job_gets_its_result():
@@ -19,6 +19,29 @@ def test_hanging_job_is_killed_and_the_rest_goes_on():
     results = dict(run_jobs(time.sleep, [0.0, 600, 0.01], workers=1, patience=2))
     assert "no sign of life for 2 s" in str(results.pop(600))
     assert results == {0.0: None, 0.01: None}
+
+
+def hoard(mebibytes: int) -> int:
+    """Hold this much memory for a while."""
+    held = bytearray(b"x" * (mebibytes << 20))
+    time.sleep(2)
+    return len(held) >> 20
+
+
+def test_job_that_grows_too_large_is_killed_and_the_rest_goes_on():
+    results = dict(run_jobs(hoard, [1, 400], workers=1, memory=200))
+    assert (results[400].rule, str(results[400])[:40]) == ("memory", "the decoder needs more than 200 MiB of m")
+    assert results[1] == 1
+
+
+def test_kept_worker_serves_many_calls_and_is_replaced_when_lost():
+    crew = Crew(workers=1, patience=2)
+    first = crew.call(eval, "__import__('os').getpid()")
+    assert crew.call(eval, "__import__('os').getpid()") == first != os.getpid()
+    with pytest.raises(WorkerLost):
+        crew.call(os._exit, 3)
+    assert crew.call(eval, "__import__('os').getpid()") != first
+    crew.close()
 
 
 def test_crashing_job_costs_only_itself():
