@@ -25,7 +25,7 @@ from longrl.video.decode import DecodeError, read_frames
 from longrl.video.sample import FramePlan, fit, plan_frames
 from longrl.video.stories import CORNERS, PLACES
 
-VERSION = 1
+VERSION = 2
 SPACING = 0.25  # seconds between frames, at most: things must be found again in the next frame
 
 

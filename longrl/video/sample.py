@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
+PIXELS = 2  # counts up when the decoder or the scaling changes, so that caches never mix the two
 TEMPORAL_PATCH = 2  # frames that Qwen2.5-VL merges into one grid step
 
 
@@ -30,8 +31,8 @@ class FramePlan:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of sha256 over the plan's JSON."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits of sha256 over the plan's JSON, and over how pictures are made of it."""
+        return hashlib.sha256(json.dumps([PIXELS, asdict(self)], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def second_per_grid(self) -> float:
