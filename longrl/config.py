@@ -165,6 +165,21 @@ class CurateSettings(Settings):
     eval_share: Share = Field(0.1, description="Share of videos held out for evaluation; the rest goes to RL.")
 
 
+class ImportSettings(Settings):
+    """Questions that somebody wrote elsewhere; they take the place of reason and curate."""
+
+    path: str = Field("", description="File or folder of the dataset; empty: questions are written here.")
+    format: Literal["huggingface", "llava", "longvideo-reason", "video-r1"] = Field(
+        "huggingface", description="What the dataset is written as."
+    )
+    split: Literal["sft", "rl", "eval"] = Field(
+        "sft", description="Split of rows that neither they nor their file name."
+    )
+    category: Literal["", "temporal", "goal", "spatial", "plot"] = Field(
+        "", description="Category of rows that name none; empty: such rows are rejects."
+    )
+
+
 class FrameSettings(Settings):
     """What the student sees of a video; shared by SFT, rollouts and evaluation."""
 
@@ -296,12 +311,16 @@ class PipelineConfig(Settings):
     videos: str = Field("", description="Folder of videos; empty renders the story corpus.")
     warehouse: str = Field("warehouse", description="Folder of all artifacts.")
     seed: int = Field(0, ge=0, description="Seed of the corpus, the splits and the training.")
+    runner: Literal["prefect", "ray"] = Field(
+        "prefect", description="What runs the tasks: Prefect in this process, or Ray workers (RAY_ADDRESS or local)."
+    )
     stories: StoriesSettings = Field(default_factory=StoriesSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     segment: SegmentSettings = Field(default_factory=SegmentSettings)
     caption: CaptionSettings = Field(default_factory=CaptionSettings)
     reason: ReasonSettings = Field(default_factory=ReasonSettings)
     curate: CurateSettings = Field(default_factory=CurateSettings)
+    imported: ImportSettings = Field(default_factory=ImportSettings)
     frames: FrameSettings = Field(default_factory=FrameSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     pretrain: SftSettings = Field(

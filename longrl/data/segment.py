@@ -42,10 +42,11 @@ def segment(
     def build(draft: Draft) -> None:
         table = videos.table().select("video_id", "path", "duration", "width", "height")
         jobs = [Job(**row, settings=settings) for row in table.iter_rows(named=True)]
-        if settings.mode == "fixed" and settings.motion == "off":
-            found = {job.video_id: {"spans": spans_of(job, [])} for job in jobs}
-        else:
+        found: dict[str, dict[str, Any]]
+        if settings.mode == "scene" or settings.motion != "off":
             found = looks(jobs, draft.ledger, patience)
+        else:
+            found = {job.video_id: {"spans": spans_of(job, [])} for job in jobs}
         rows: list[dict[str, Any]] = []
         for job in jobs:
             item = found[job.video_id]

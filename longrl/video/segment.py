@@ -46,7 +46,7 @@ def fit_scenes(cuts: Sequence[float], duration: float, shortest: float, longest:
             elif len(edges) > 1:  # the scene before this cut is too short: it joins the one before it
                 edges[-1] = edge
     edges.append(duration)
-    spans = []
+    spans: list[Span] = []
     for start, end in pairwise(edges):
         parts = max(1, math.ceil((end - start) / longest - 1e-6))
         inner = [round(start + (end - start) * part / parts, 6) for part in range(1, parts)]
