@@ -72,13 +72,13 @@ def export(options: argparse.Namespace) -> None:
 
 
 def take(options: argparse.Namespace) -> None:
-    from longrl.config import load_config
+    from longrl.config import parse_config
     from longrl.data.exchange.importing import import_dataset
     from longrl.data.ingest import ingest
     from longrl.warehouse.artifacts import Warehouse
 
     names = {"path": options.path, "format": options.format, "split": options.split, "category": options.category}
-    config = load_config("tiny", {f"imported.{name}": value for name, value in names.items()})
+    config = parse_config({"imported": names})
     warehouse = Warehouse(options.warehouse)
     made = import_dataset(config.imported, ingest(config.ingest, options.videos, warehouse), warehouse)
     print(f"{made.rows} questions, {made.rejects} rejected, {made.path}")
