@@ -11,6 +11,10 @@ NAME ?=
 ARGS ?=
 DRY_RUN ?=
 REDO ?= all
+DATASET ?=
+FORMAT ?=
+OUT ?=
+RUNNER ?=
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -19,10 +23,11 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export HF_HUB_OFFLINE ?= 1
 
 ARGUMENTS = --recipe "$(RECIPE)" --warehouse "$(WAREHOUSE)" $(if $(VIDEOS),--videos "$(VIDEOS)") \
-  $(if $(SEED),--seed $(SEED)) $(if $(TEACHER),--teacher $(TEACHER)) $(foreach s,$(SET),--set $(s))
+  $(if $(SEED),--seed $(SEED)) $(if $(TEACHER),--teacher $(TEACHER)) $(if $(RUNNER),--runner $(RUNNER)) \
+  $(if $(DATASET),--dataset "$(DATASET)") $(if $(FORMAT),--format $(FORMAT)) $(foreach s,$(SET),--set $(s))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline dataset train evaluate rerun config test test-all bench lint format docs lock clean
+.PHONY: help setup pipeline dataset train evaluate rerun export config test test-all bench lint format docs lock clean
 
 help: ## list the targets and the variables they take
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +35,8 @@ help: ## list the targets and the variables they take
 	@echo "  RECIPE=tiny        a name from longrl/recipes      VIDEOS=/path   your own files instead of rendered stories"
 	@echo "  SEED=0             corpus, splits and training     WAREHOUSE=dir  where artifacts go"
 	@echo "  TEACHER=measured   or openai                       SET='rl.steps=80 sft.ranks=1'  any setting"
+	@echo "  DATASET=path       questions written elsewhere     FORMAT=llava   huggingface, llava, longvideo-reason, video-r1"
+	@echo "  RUNNER=prefect     or ray"
 
 setup: .venv/ready ## create .venv from requirements.lock (done by every other target when needed)
 
@@ -56,6 +63,9 @@ evaluate: setup ## run up to the evaluation
 
 rerun: setup ## compute one stage anew: make rerun STAGE=caption; with REDO=rejects only what was rejected
 	@$(RUN) -m flows.stage $(ARGUMENTS) --stage "$(STAGE)" --redo "$(REDO)"
+
+export: setup ## write the newest dataset for others: make export FORMAT=huggingface OUT=folder
+	@$(BIN)/longrl export "$(FORMAT)" "$(OUT)" --warehouse "$(WAREHOUSE)"
 
 config: setup ## print the resolved configuration and stop
 	@$(RUN) -m flows.pipeline $(ARGUMENTS) --dry-run

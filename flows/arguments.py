@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import yaml
+from prefect import Flow
 
+from flows.runner import on_runner
 from longrl.config import ConfigError, PipelineConfig, load_config, recipes
 from longrl.errors import LongrlError
 
@@ -23,6 +25,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     arguments.add_argument("--seed", type=int, help="seed of the corpus, the splits and the training")
     arguments.add_argument("--warehouse", help="folder of all artifacts")
     arguments.add_argument("--teacher", choices=("measured", "openai"), help="who captions and who writes questions")
+    arguments.add_argument("--dataset", help="file or folder of questions written elsewhere, to train on")
+    arguments.add_argument("--format", help="what --dataset is: huggingface, llava, longvideo-reason or video-r1")
+    arguments.add_argument("--runner", choices=("prefect", "ray"), help="what runs the tasks")
     arguments.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting, e.g. rl.steps=80"
     )
@@ -33,9 +38,10 @@ def parser(description: str) -> argparse.ArgumentParser:
 def config_of(options: argparse.Namespace) -> PipelineConfig:
     """The configuration a command line asks for; raises `ConfigError`."""
     overrides: dict[str, Any] = {}
-    for name in ("videos", "seed", "warehouse"):
+    names = {"dataset": "imported.path", "format": "imported.format"}
+    for name in ("videos", "seed", "warehouse", "runner", "dataset", "format"):
         if (value := getattr(options, name)) is not None:
-            overrides[name] = os.path.abspath(value) if name == "videos" else value
+            overrides[names.get(name, name)] = os.path.abspath(value) if name in ("videos", "dataset") else value
     if options.teacher:
         overrides |= {"caption.teacher": options.teacher, "reason.teacher": options.teacher}
     for item in options.set:
@@ -61,7 +67,7 @@ def fail_in_words() -> Iterator[None]:
 
 def main(
     description: str,
-    run: Callable[[PipelineConfig], Any],
+    run: Flow[..., Any],
     estimate: Callable[[PipelineConfig], Any] | None = None,
 ) -> None:
     """Parse the command line and run a flow with the configuration it asks for, or its `estimate` of what it costs."""
@@ -76,4 +82,5 @@ def main(
         elif estimate is not None and options.estimate:
             estimate(config)
         else:
-            run(config)
+            with on_runner(run, config) as started:
+                started(config)

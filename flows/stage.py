@@ -13,6 +13,7 @@ from typing import Literal
 from prefect import flow
 
 from flows.arguments import config_of, fail_in_words, parser
+from flows.runner import on_runner
 from flows.stages import ORDER, Stages
 from longrl.config import PipelineConfig
 
@@ -29,4 +30,6 @@ if __name__ == "__main__":
     arguments.add_argument("--redo", default="all", choices=("all", "rejects"))
     options = arguments.parse_args()
     with fail_in_words():
-        one_stage(config_of(options), options.stage, options.redo)
+        config = config_of(options)
+        with on_runner(one_stage, config) as run:
+            run(config, options.stage, options.redo)

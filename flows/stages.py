@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from longrl.config import PipelineConfig
+from longrl.data.exchange.importing import no_captions
 from longrl.errors import LongrlError
 from longrl.warehouse import catalog
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.caption import caption
 from tasks.curate import curate
 from tasks.evaluate import evaluate
+from tasks.imported import imported
 from tasks.ingest import ingest
 from tasks.model import model
 from tasks.pretrain import pretrain
@@ -33,9 +34,10 @@ class Stages:
         self.warehouse = Warehouse(config.warehouse, refresh, forget)
         self.refs: dict[str, ArtifactRef] = {}
 
-    def run(self, stage: Callable[..., Any], *inputs: Any) -> ArtifactRef:
+    def run(self, stage: Any, *inputs: Any) -> ArtifactRef:
         """Run one stage, remember its artifact and print its line."""
-        ref = stage(*inputs, self.warehouse, return_state=True).result()
+        start = stage.submit if self.config.runner == "ray" else stage  # only what is submitted reaches Ray
+        ref = start(*inputs, self.warehouse, return_state=True).result()
         self.refs[ref.stage] = ref
         print(stage_line(ref), flush=True)
         return ref
@@ -49,7 +51,7 @@ class Stages:
         """From videos (or rendered stories) to the curated questions."""
         config, refs, run = self.config, self.refs, self.run
         folder = config.videos or str(Path(run(stories, config.stories, config.seed).path) / "videos")
-        for stage in ORDER[1 : ORDER.index(until) + 1]:
+        for stage in self.data_stages(until):
             match stage:
                 case "ingest":
                     run(ingest, config.ingest, folder)
@@ -59,9 +61,23 @@ class Stages:
                     run(caption, config.caption, refs["ingest"], refs["segment"])
                 case "reason":
                     run(reason, config.reason, refs["caption"], config.seed)
+                case "curate" if config.imported.path:
+                    run(imported, config.imported, refs["ingest"])
                 case "curate":
                     run(curate, config.curate, refs["caption"], refs["reason"], config.seed)
+        if config.imported.path and "caption" not in refs:
+            refs["caption"] = no_captions(self.warehouse)
         catalog.rebuild(self.warehouse, refs.values())  # to be queried while the training goes on
+
+    def data_stages(self, until: str) -> list[str]:
+        """The stages after the videos. Imported questions need no writer, and captions only where these are learned."""
+        stages = list(ORDER[1 : ORDER.index(until) + 1])
+        if self.config.imported.path:
+            phases = (*self.config.pretrain.phases, *self.config.sft.phases)
+            learned = any(phase.mixture.clip_captions or phase.mixture.video_captions for phase in phases)
+            unneeded = {"reason"} if learned else {"segment", "caption", "reason"}
+            stages = [stage for stage in stages if stage not in unneeded]
+        return stages
 
     def training(self, until: str = "rl") -> None:
         """From the curated questions to the RL checkpoint."""

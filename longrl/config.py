@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from longrl.errors import LongrlError
 
@@ -69,10 +69,34 @@ class IngestSettings(Settings):
 class SegmentSettings(Settings):
     """Cutting videos into clips."""
 
-    clip_seconds: float = Field(10.0, gt=0.0, description="Length of a clip in seconds.")
+    mode: Literal["fixed", "scene"] = Field("fixed", description="Clips of one length, or clips that end at cuts.")
+    clip_seconds: float = Field(10.0, gt=0.0, description="Mode `fixed`: length of a clip in seconds.")
     minimum_tail: float = Field(
-        2.0, ge=0.0, description="A last clip shorter than this (seconds) joins the one before."
+        2.0, ge=0.0, description="Mode `fixed`: a last clip shorter than this (seconds) joins the one before."
     )
+    detector: Literal["adaptive", "content"] = Field(
+        "adaptive", description="Mode `scene`: PySceneDetect's detector; `adaptive` is steadier where the camera moves."
+    )
+    threshold: float | None = Field(
+        None, gt=0.0, description="Mode `scene`: change that makes a cut, in the detector's units; empty: its default."
+    )
+    shortest: float = Field(2.0, gt=0.0, description="Mode `scene`: a shorter scene (seconds) joins a neighbour.")
+    longest: float = Field(10.0, gt=0.0, description="Mode `scene`: a longer scene (seconds) is split evenly.")
+    motion: Literal["off", "score_only", "enable"] = Field(
+        "off", description="Score the motion of clips, and with `enable` also reject those below `minimum_motion`."
+    )
+    minimum_motion: float = Field(
+        2.0, ge=0.0, description="Mean change of a pixel per second (0-255) that a clip needs with motion `enable`."
+    )
+    frames_per_second: float = Field(5.0, gt=0.0, description="Frames looked at for cuts and motion.")
+    size: int = Field(96, ge=28, description="Longer side, in pixels, of the frames looked at for cuts and motion.")
+    workers: int = Effort(2, ge=1, description="Processes that look for cuts and motion.")
+
+    @model_validator(mode="after")
+    def _room_to_split(self) -> SegmentSettings:
+        if self.longest < 2 * self.shortest:
+            raise ValueError("segment.longest must be at least twice segment.shortest, or long scenes can't be split")
+        return self
 
 
 Language = Literal["", "English", "French", "German", "Spanish", "Russian", "Greek", "Arabic", "Hindi", "Chinese",
@@ -139,6 +163,21 @@ class CurateSettings(Settings):
     disabled_rules: tuple[str, ...] = Field((), description="Names of rules in longrl/data/rules/ to leave out.")
     sft_share: Share = Field(0.6, description="Share of videos whose questions go to SFT.")
     eval_share: Share = Field(0.1, description="Share of videos held out for evaluation; the rest goes to RL.")
+
+
+class ImportSettings(Settings):
+    """Questions that somebody wrote elsewhere; they take the place of reason and curate."""
+
+    path: str = Field("", description="File or folder of the dataset; empty: questions are written here.")
+    format: Literal["huggingface", "llava", "longvideo-reason", "video-r1"] = Field(
+        "huggingface", description="What the dataset is written as."
+    )
+    split: Literal["sft", "rl", "eval"] = Field(
+        "sft", description="Split of rows that neither they nor their file name."
+    )
+    category: Literal["", "temporal", "goal", "spatial", "plot"] = Field(
+        "", description="Category of rows that name none; empty: such rows are rejects."
+    )
 
 
 class FrameSettings(Settings):
@@ -272,12 +311,16 @@ class PipelineConfig(Settings):
     videos: str = Field("", description="Folder of videos; empty renders the story corpus.")
     warehouse: str = Field("warehouse", description="Folder of all artifacts.")
     seed: int = Field(0, ge=0, description="Seed of the corpus, the splits and the training.")
+    runner: Literal["prefect", "ray"] = Field(
+        "prefect", description="What runs the tasks: Prefect in this process, or Ray workers (RAY_ADDRESS or local)."
+    )
     stories: StoriesSettings = Field(default_factory=StoriesSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     segment: SegmentSettings = Field(default_factory=SegmentSettings)
     caption: CaptionSettings = Field(default_factory=CaptionSettings)
     reason: ReasonSettings = Field(default_factory=ReasonSettings)
     curate: CurateSettings = Field(default_factory=CurateSettings)
+    imported: ImportSettings = Field(default_factory=ImportSettings)
     frames: FrameSettings = Field(default_factory=FrameSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     pretrain: SftSettings = Field(

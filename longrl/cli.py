@@ -1,0 +1,99 @@
+"""The command `longrl`: what one does with finished datasets, apart from running the DAG.
+
+longrl diff latest~1 latest                     what changed between two versions of the dataset
+longrl export huggingface out/                  the newest dataset in another project's format
+longrl import video-r1 set.json --videos films/   questions written elsewhere, into the warehouse
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from longrl.errors import LongrlError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--warehouse", default="warehouse", help="folder of all artifacts")
+    arguments = argparse.ArgumentParser(prog="longrl", description=__doc__.splitlines()[0] if __doc__ else None)
+    commands = arguments.add_subparsers(dest="command", required=True)
+
+    diff = commands.add_parser("diff", parents=[shared], help="compare two versions of the dataset")
+    for name, words in (("old", "before"), ("new", "after")):
+        diff.add_argument(name, help=f"the dataset {words}: latest, latest~1, a key of curate, or an artifact's folder")
+    diff.add_argument("--list", choices=("added", "removed", "changed"), help="also list these rows")
+    diff.add_argument("--limit", type=int, default=20, help="rows listed at most")
+    diff.add_argument("--json", action="store_true", help="everything as JSON")
+
+    export = commands.add_parser("export", parents=[shared], help="write a dataset in another project's format")
+    export.add_argument("format", help="huggingface, llava, longvideo-reason or video-r1")
+    export.add_argument("out", help="a folder that is not there yet")
+    export.add_argument(
+        "--dataset", default="latest", help="latest, latest~1, a key of curate, or an artifact's folder"
+    )
+
+    taken = commands.add_parser("import", parents=[shared], help="take questions written elsewhere as a dataset")
+    taken.add_argument("format", help="huggingface, llava, longvideo-reason or video-r1")
+    taken.add_argument("path", help="file or folder of the dataset")
+    taken.add_argument("--videos", required=True, help="folder of the videos it asks about")
+    taken.add_argument("--split", default="sft", help="split of rows that name none: sft, rl or eval")
+    taken.add_argument("--category", default="", help="category of rows that name none: temporal, goal, spatial, plot")
+    return arguments
+
+
+def diff(options: argparse.Namespace) -> None:
+    from longrl.data.difference import difference, version_of
+    from longrl.warehouse.artifacts import Warehouse
+
+    warehouse = Warehouse(options.warehouse)
+    old, new = (version_of(warehouse, name) for name in (options.old, options.new))
+    found = difference(old, new)
+    if options.json:
+        print(json.dumps(found.document(), indent=1))
+        return
+    print(found.summary())
+    if options.list:
+        print("\n".join(found.listing(options.list, options.limit)))
+
+
+def export(options: argparse.Namespace) -> None:
+    from longrl.data.difference import version_of
+    from longrl.data.exchange.exporting import export_dataset
+    from longrl.warehouse.artifacts import Warehouse
+
+    warehouse = Warehouse(options.warehouse)
+    dataset = version_of(warehouse, options.dataset)
+    out = export_dataset(dataset, options.format, options.out, warehouse)
+    print(f"{dataset.rows} questions of curate/{dataset.key} as {options.format} in {out}")
+
+
+def take(options: argparse.Namespace) -> None:
+    from longrl.config import parse_config
+    from longrl.data.exchange.importing import import_dataset
+    from longrl.data.ingest import ingest
+    from longrl.warehouse.artifacts import Warehouse
+
+    names = {"path": options.path, "format": options.format, "split": options.split, "category": options.category}
+    config = parse_config({"imported": names})
+    warehouse = Warehouse(options.warehouse)
+    made = import_dataset(config.imported, ingest(config.ingest, options.videos, warehouse), warehouse)
+    print(f"{made.rows} questions, {made.rejects} rejected, {made.path}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; what a person can mend is one message and the exit status 1."""
+    options = parser().parse_args(arguments)
+    try:
+        {"diff": diff, "export": export, "import": take}[options.command](options)
+    except LongrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
