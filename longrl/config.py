@@ -235,7 +235,7 @@ class Phase(Settings):
         ge=0.0,
         le=1.0,
         description="End the phase early when this share of recent responses at the full frame budget, each token "
-        "predicted from the right ones before it, is right word for word, in every category of question.",
+        "predicted from the right ones before it, is right word for word (mean over categories).",
     )
     mixture: Mixture = Field(description="What a step is made of.")
 

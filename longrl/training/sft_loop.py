@@ -6,9 +6,9 @@
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
    kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
    the same collectives.
-4. A phase may end early, when enough responses of every category are right word for word: small models take their
-   steep turn at a step that depends on the seed. (A mean over tokens won't do: most are easy, and the last few words
-   decide.) Steps are then left out of the count, so examples stay a function of seed and step.
+4. A phase may end early, when enough responses are right word for word: small models take their steep turn at a step
+   that depends on the seed. (A mean over tokens won't do: most tokens are easy, and the last few words decide.) Steps
+   are then left out of the count, so examples stay a function of seed and step.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         phase, within = examples.phase(step)
         recent = recent if within > 1 else []
         if row["budget"] == max(phase.budgets or frames.budgets):
-            recent = [*recent, min(row["exact"].values())][-RECENT:]
+            recent = [*recent, mean(row["exact"].values())][-RECENT:]
         taken = step
         if phase.until is not None and len(recent) == RECENT and sum(recent) / RECENT >= phase.until:
             step += phase.steps - within
