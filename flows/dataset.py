@@ -13,7 +13,10 @@ from tasks.keys import export_key
 @flow(name="dataset", flow_run_name="{config.recipe} · seed {config.seed}", validate_parameters=False)
 def dataset(config: PipelineConfig) -> str:
     """The data half: from videos to curated questions. Returns the path of the last artifact."""
-    return Stages(config).until("curate").path
+    stages = Stages(config)
+    stages.until("curate")
+    stages.rate_pretrained()
+    return stages.refs.get("difficulty", stages.refs["curate"]).path
 
 
 @flow(name="estimate", flow_run_name="{config.recipe} · seed {config.seed}", validate_parameters=False)

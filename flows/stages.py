@@ -12,6 +12,7 @@ from longrl.warehouse import catalog
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.caption import caption
 from tasks.curate import curate
+from tasks.difficulty import difficulty
 from tasks.evaluate import evaluate
 from tasks.imported import imported
 from tasks.ingest import ingest
@@ -22,8 +23,13 @@ from tasks.rl import rl
 from tasks.segment import segment
 from tasks.sft import sft
 from tasks.stories import stories
+from tasks.verify import verify
 
-ORDER = ("stories", "ingest", "segment", "caption", "reason", "curate", "model", "pretrain", "sft", "rl", "evaluate")
+ORDER = (
+    *("stories", "ingest", "segment", "caption", "reason", "verify", "curate"),
+    *("model", "pretrain", "sft", "difficulty", "rl", "evaluate"),
+)
+OPTIONAL = ("verify", "difficulty")  # left out until a setting asks for them
 
 
 class Stages:
@@ -61,10 +67,14 @@ class Stages:
                     run(caption, config.caption, refs["ingest"], refs["segment"])
                 case "reason":
                     run(reason, config.reason, refs["caption"], config.seed)
+                case "verify" if config.verify.blind_samples or config.verify.judge:
+                    run(verify, config.verify, refs["caption"], refs["reason"], config.seed)
                 case "curate" if config.imported.path:
                     run(imported, config.imported, refs["ingest"])
                 case "curate":
-                    run(curate, config.curate, refs["caption"], refs["reason"], config.seed)
+                    videos = refs["ingest"] if config.curate.benchmarks else None  # for their files' names
+                    data = (refs["caption"], refs["reason"])
+                    run(curate, config.curate, *data, config.seed, videos, refs.get("verify"))
         if config.imported.path and "caption" not in refs:
             refs["caption"] = no_captions(self.warehouse)
         catalog.rebuild(self.warehouse, refs.values())  # to be queried while the training goes on
@@ -75,7 +85,7 @@ class Stages:
         if self.config.imported.path:
             phases = (*self.config.pretrain.phases, *self.config.sft.phases)
             learned = any(phase.mixture.clip_captions or phase.mixture.video_captions for phase in phases)
-            unneeded = {"reason"} if learned else {"segment", "caption", "reason"}
+            unneeded = {"reason", "verify"} if learned else {"segment", "caption", "reason", "verify"}
             stages = [stage for stage in stages if stage not in unneeded]
         return stages
 
@@ -86,12 +96,29 @@ class Stages:
         data = (refs["curate"], refs["caption"], refs["ingest"])
         if config.pretrain.phases and until != "model":
             run(pretrain, config.pretrain, config.frames, refs["model"], *data, config.seed)
-        if until in ("sft", "rl"):
+        if until in ("sft", "difficulty", "rl"):
             run(sft, config.sft, config.frames, self.base, *data, config.seed)
-        if until == "rl" and not refs["curate"].facts()["questions"].get("rl"):
+        if until in ("difficulty", "rl"):
+            self.rate(refs["sft"])
+        questions = refs.get("difficulty", refs["curate"])
+        if until == "rl" and not questions.facts()["questions"].get("rl"):
             print(f"{'rl':<10} skipped: no question is left for it; give more videos, or lower curate.sft_share")
         elif until == "rl":
-            run(rl, config.rl, config.frames, refs["sft"], refs["curate"], refs["ingest"], config.seed)
+            run(rl, config.rl, config.frames, refs["sft"], questions, refs["ingest"], config.seed)
+
+    def rate(self, student: ArtifactRef) -> None:
+        """Let a student answer the questions of the RL split, where `difficulty.samples` asks for it."""
+        config, refs = self.config, self.refs
+        if config.difficulty.samples and refs["curate"].facts()["questions"].get("rl"):
+            data = (refs["curate"], refs["ingest"])
+            self.run(difficulty, config.difficulty, config.frames, student, *data, config.seed)
+
+    def rate_pretrained(self) -> None:
+        """As `rate`, in a run that trains nothing: with the pretrained student, where `model.path` names one."""
+        if self.config.difficulty.samples and self.config.model.path:
+            self.training(until="model")
+            self.rate(self.refs["model"])
+            catalog.rebuild(self.warehouse, self.refs.values())
 
     def evaluation(self) -> None:
         """Base, SFT and RL on the held-out questions."""
@@ -104,7 +131,7 @@ class Stages:
         place = ORDER.index(stage)
         self.dataset(until=ORDER[min(place, ORDER.index("curate"))])
         if place > ORDER.index("curate"):
-            self.training(until="rl" if place > ORDER.index("sft") else stage)
+            self.training(until="rl" if stage == "evaluate" else stage)
         if stage == "evaluate":
             self.evaluation()
             catalog.rebuild(self.warehouse, self.refs.values())

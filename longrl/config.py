@@ -157,12 +157,47 @@ class ReasonSettings(Settings):
     server: TeacherServer = Field(default_factory=TeacherServer, description="The server behind teacher `openai`.")
 
 
+class VerifySettings(Settings):
+    """Asking a model about the questions before they are curated; left out while both checks are off."""
+
+    blind_samples: int = Field(
+        0, ge=0, description="Times a text-only model answers each question without the video; 0: no blind check."
+    )
+    judge: bool = Field(False, description="Let a model judge each question against the captions.")
+    server: TeacherServer = Field(
+        default_factory=lambda: TeacherServer(temperature=0.7), description="The server that answers and judges."
+    )
+
+
 class CurateSettings(Settings):
     """Filtering questions in DuckDB and splitting them by video."""
 
     disabled_rules: tuple[str, ...] = Field((), description="Names of rules in longrl/data/rules/ to leave out.")
+    benchmarks: tuple[str, ...] = Field(
+        (),
+        description="Benchmark files (json, jsonl, parquet, csv) whose videos and questions must not be in the data.",
+    )
+    benchmark_ngram: int = Field(13, ge=1, description="Words of the n-grams compared with benchmark questions.")
+    benchmark_share: float = Field(
+        0.5, gt=0.0, le=1.0, description="Share of a question's n-grams found in benchmarks from which it is dropped."
+    )
+    blind_threshold: float = Field(
+        0.8, gt=0.0, le=1.0, description="Share of blind answers that are right from which a question is dropped."
+    )
+    near_duplicate_threshold: float = Field(
+        0.9, gt=0.0, le=1.0, description="Jaccard similarity of five-word shingles from which items are duplicates."
+    )
+    embedding_threshold: float = Field(
+        0.0, ge=0.0, le=1.0, description="Cosine of embeddings from which texts are duplicates; 0: no embeddings."
+    )
+    server: TeacherServer = Field(
+        default_factory=TeacherServer, description="The server behind `embedding_threshold` (/v1/embeddings)."
+    )
+    category_cap: int = Field(0, ge=0, description="Most questions of one category; 0: no cap.")
     sft_share: Share = Field(0.6, description="Share of videos whose questions go to SFT.")
     eval_share: Share = Field(0.1, description="Share of videos held out for evaluation; the rest goes to RL.")
+    memory_mib: int = Effort(512, ge=128, description="Memory of DuckDB, in MiB; what exceeds it goes to disk.")
+    threads: int = Effort(2, ge=1, description="Threads of DuckDB.")
 
 
 class ImportSettings(Settings):
@@ -263,6 +298,17 @@ class SftSettings(Settings):
     )
 
 
+class DifficultySettings(Settings):
+    """The student answers the questions of the RL split; what it always or never gets right leaves the split."""
+
+    samples: int = Field(0, ge=0, description="Answers to each question; 0 leaves the stage out.")
+    temperature: float = Field(1.0, gt=0.0, description="Sampling temperature.")
+    max_tokens: int = Field(96, ge=8, description="Longest answer in tokens.")
+    low: Share = Field(0.0, description="Questions with this pass rate or less are too hard.")
+    high: Share = Field(1.0, description="Questions with this pass rate or more are too easy.")
+    ranks: int = Effort(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
+
+
 class RlSettings(Settings):
     """GRPO on questions not seen in SFT, with rollouts from cached video embeddings."""
 
@@ -319,6 +365,7 @@ class PipelineConfig(Settings):
     segment: SegmentSettings = Field(default_factory=SegmentSettings)
     caption: CaptionSettings = Field(default_factory=CaptionSettings)
     reason: ReasonSettings = Field(default_factory=ReasonSettings)
+    verify: VerifySettings = Field(default_factory=VerifySettings)
     curate: CurateSettings = Field(default_factory=CurateSettings)
     imported: ImportSettings = Field(default_factory=ImportSettings)
     frames: FrameSettings = Field(default_factory=FrameSettings)
@@ -328,6 +375,7 @@ class PipelineConfig(Settings):
         description="Text-only training of a student built from nothing; a pretrained model has no phases here.",
     )
     sft: SftSettings = Field(default_factory=SftSettings)
+    difficulty: DifficultySettings = Field(default_factory=DifficultySettings)
     rl: RlSettings = Field(default_factory=RlSettings)
     evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings)
 

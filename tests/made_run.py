@@ -70,7 +70,9 @@ def make_run(
     split = {
         video: "eval" if i >= len(ids) - held_out else "rl" if i % 3 == 0 else "sft" for i, video in enumerate(ids)
     }
-    dataset = questions.with_columns(split=pl.col("video_id").replace_strict(split, return_dtype=pl.String))
+    dataset = questions.with_columns(
+        split=pl.col("video_id").replace_strict(split, return_dtype=pl.String), pass_rate=pl.lit(None, pl.Float64)
+    )
     dropped = {"duplicate": 3, "option-balance": 2, f"rule {caption}": 1}
     refs["curate"] = table(warehouse, "curate", dataset, dropped)
     if models:

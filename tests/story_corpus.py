@@ -17,6 +17,7 @@ import polars as pl
 from longrl.config import IngestSettings, ModelSettings
 from longrl.data.ingest import ingest
 from longrl.video import stories
+from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 from tests.tiny_student import build_student
 
@@ -50,7 +51,7 @@ def make_corpus(
         story = truth[Path(row["path"]).name]
         captions += caption_rows(row["video_id"], story)
         for question in question_rows(row["video_id"], story, brief):
-            questions.append(question | {"split": splits[number % len(splits)]})
+            questions.append(question | {"split": splits[number % len(splits)], "pass_rate": None})
     texts = [caption["caption"] for caption in captions] + [row["reasoning"] for row in questions]
 
     def build_model(draft: Draft) -> None:
@@ -69,7 +70,8 @@ def make_corpus(
 
 def table(warehouse: Warehouse, stage: str, rows: list[dict[str, Any]]) -> ArtifactRef:
     """The rows as a finished artifact of a stage."""
-    return warehouse.produce(stage, 1, {"made": "for a test"}, {}, lambda draft: draft.write(pl.DataFrame(rows)))
+    frame = pl.DataFrame(rows, schema=schemas.empty(stage).schema)
+    return warehouse.produce(stage, 1, {"made": "for a test"}, {}, lambda draft: draft.write(frame))
 
 
 def caption_rows(video_id: str, story: stories.Story) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from longrl.config import EvaluateSettings, FrameSettings
+from longrl.config import DifficultySettings, EvaluateSettings, FrameSettings
 from longrl.evaluation.extract import score
 from longrl.models.chat import question_text
 from longrl.progress import Progress
@@ -163,18 +163,22 @@ def derangement(names: list[str], seed: int) -> dict[str, str]:
 
 
 def answer(
-    settings: EvaluateSettings,
+    settings: EvaluateSettings | DifficultySettings,
     asks: list[Ask],
     folders: Mapping[str, str],
     films: Mapping[str, dict[str, Any]],
     draft: Draft,
     warehouse: Warehouse,
     seed: int,
+    temperature: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Have the open asks answered into the ledger; returns what each engine process noted about its work."""
+    """Have the open asks answered into the ledger of the draft's stage, those with a seed at this temperature; returns
+    what each engine process noted about its work."""
     unique = list({ask.key: ask for ask in asks}.values())  # an RL of zero steps has SFT's weights: asked once
     job = {
         "warehouse": str(warehouse.root),
+        "stage": draft.stage,
+        "temperature": temperature,
         "models": dict(folders),
         "requests": gather(unique),
         "plans": {ask.plan.digest: asdict(ask.plan) for ask in unique if ask.plan},
@@ -186,7 +190,7 @@ def answer(
     notes: list[dict[str, Any]] = []
     folder = draft.folder / ".engines"
     folder.mkdir(exist_ok=True)
-    with Progress("evaluate", total=len(unique)) as progress:
+    with Progress(draft.stage, total=len(unique)) as progress:
 
         def listen(message: dict[str, Any]) -> None:
             if message["kind"] == "answered":

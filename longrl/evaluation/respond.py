@@ -1,4 +1,4 @@
-"""Generate the answers of an evaluation: one rank of the job that `longrl.evaluation.evaluate` launches.
+"""Generate answers: one rank of the job that `longrl.evaluation.evaluate` (also for `difficulty`) launches.
 
 Videos are shared out over the ranks, so that all questions about a video meet its prefix in one engine. A rank builds
 one vLLM engine and takes each model in turn: its tower encodes the videos (or the cache has them: RL's frozen tower is
@@ -45,7 +45,7 @@ class Responder:
 
         self.job, self.rank, self.messages = job, rank, messages
         warehouse = Warehouse(job["warehouse"])
-        self.ledger = warehouse.ledger("evaluate")
+        self.ledger = warehouse.ledger(job["stage"])
         self.frames, self.embeds = FrameCache(warehouse.cache("frames")), EmbeddingCache(warehouse.cache("embeddings"))
         self.plans = {
             digest: FramePlan(tuple(plan["times"]), plan["height"], plan["width"])
@@ -138,7 +138,7 @@ class Responder:
                 prompt,
                 embeds,
                 n=len(request["keys"]),
-                temperature=0.0 if request["greedy"] else 1.0,
+                temperature=0.0 if request["greedy"] else self.job["temperature"],
                 max_tokens=self.job["max_tokens"],
                 seed=request["seed"],
             )

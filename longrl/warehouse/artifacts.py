@@ -15,13 +15,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import filelock
 import polars as pl
+import pyarrow.parquet as pq
 
 from longrl.config import Settings
 from longrl.errors import LongrlError
@@ -31,6 +32,7 @@ from longrl.warehouse.ledger import Ledger
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
 CALLS = "calls.parquet"
+REJECTS = dict.fromkeys(("item", "rule", "reason"), pl.String)
 
 
 class WarehouseError(LongrlError):
@@ -62,10 +64,24 @@ class ArtifactRef:
 
     def table(self) -> pl.DataFrame:
         """All parts as one frame, checked against the stage's schema."""
+        return schemas.validate(self.stage, pl.concat([pl.read_parquet(part) for part in self.parts()]), self.path)
+
+    def parts(self) -> list[Path]:
+        """The files of the table, in order; raises `WarehouseError` when there is none."""
         parts = sorted(Path(self.path).glob("part-*.parquet"))
         if not parts:
             raise WarehouseError(f"{self.path} has no part-*.parquet; delete the folder and run again to rebuild it")
-        return schemas.validate(self.stage, pl.concat([pl.read_parquet(part) for part in parts]), where=self.path)
+        return parts
+
+    def batches(self, columns: Sequence[str] | None = None, rows: int = 50_000) -> Iterator[pl.DataFrame]:
+        """The table in frames of at most `rows` rows, each checked; `columns` reads only these.
+
+        For tables that are larger than memory. That values are unique is seen within a frame only.
+        """
+        chosen = {name: schemas.SCHEMAS[self.stage][name] for name in columns or schemas.SCHEMAS[self.stage]}
+        for part in self.parts():
+            for batch in pq.ParquetFile(part).iter_batches(rows, columns=list(chosen)):
+                yield schemas.validate(self.stage, pl.DataFrame(batch), f"{part}", chosen)
 
     def rejected(self) -> pl.DataFrame:
         """The rows that did not pass, each with its reason."""
@@ -85,6 +101,7 @@ class Draft:
         self.facts: dict[str, Any] = {}
         self._parts = 0
         self._rejects: list[dict[str, str]] = []
+        self._reject_frames: list[pl.DataFrame] = []
 
     def write(self, frame: pl.DataFrame) -> None:
         """Add one `part-*.parquet`; raises `schemas.SchemaError` when the frame is not what the stage promises."""
@@ -97,13 +114,17 @@ class Draft:
         """Record an input that does not go on: which one, the rule that dropped it, and why in words."""
         self._rejects.append({"item": item, "rule": rule, "reason": reason})
 
+    def reject_many(self, frame: pl.DataFrame) -> None:
+        """Record inputs that do not go on, as rows of `item`, `rule` and `reason`."""
+        self._reject_frames.append(frame.select(*REJECTS))
+
     def close(self) -> None:
-        frame = pl.DataFrame(self._rejects, schema=dict.fromkeys(("item", "rule", "reason"), pl.String))
+        frame = pl.concat([pl.DataFrame(self._rejects, schema=REJECTS), *self._reject_frames])
         frame.sort("item", "rule").write_parquet(self.folder / "rejects.parquet")
 
     @property
     def rejects(self) -> int:
-        return len(self._rejects)
+        return len(self._rejects) + sum(frame.height for frame in self._reject_frames)
 
 
 class Warehouse:

@@ -5,6 +5,8 @@ Times are seconds from the start of the video, sizes are pixels as displayed (af
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandera.polars as pa
 import polars as pl
 
@@ -71,7 +73,22 @@ QUESTIONS = {
     "teacher": column(pl.String),
 }
 
-DATASET = QUESTIONS | {"split": column(pl.String, SPLIT)}
+DATASET = QUESTIONS | {
+    "split": column(pl.String, SPLIT),
+    "pass_rate": column(pl.Float64, pa.Check.in_range(0, 1), nullable=True),  # of the student; null: it was not asked
+}
+
+VERDICTS = {
+    "question_id": column(pl.String),
+    "check": column(pl.String, pa.Check.isin(["blind", "judge"])),
+    "sample": column(pl.Int64, pa.Check.ge(0)),
+    "response": column(pl.String),  # as the model wrote it
+    "answer": column(pl.String, nullable=True),  # what was read from it; null where nothing could be
+    "correct": column(pl.Boolean, nullable=True),  # blind: it found the answer; judge: the question is a good one
+    "reason": column(pl.String),  # the model's own
+    "error": column(pl.String, nullable=True),  # why there is no verdict
+    "teacher": column(pl.String),
+}
 
 SAMPLES = {
     "model": column(pl.String),  # base, sft, rl
@@ -97,21 +114,25 @@ SCHEMAS = {
     "segment": CLIPS,
     "caption": CAPTIONS,
     "reason": QUESTIONS,
+    "verify": VERDICTS,
     "curate": DATASET,
+    "difficulty": DATASET,
     "evaluate": SAMPLES,
 }
 
 
-def validate(stage: str, frame: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Check a frame against its stage's schema and return it; stages without a table pass through.
+def validate(
+    stage: str, frame: pl.DataFrame, where: str, columns: Mapping[str, pa.Column] | None = None
+) -> pl.DataFrame:
+    """Check a frame against its stage's schema (or some of its `columns`) and return it; stages without a table pass.
 
     Raises `SchemaError` naming `where`, the column, the check and up to five offending values.
     """
-    columns = SCHEMAS.get(stage)
+    columns = columns or SCHEMAS.get(stage)
     if columns is None:
         return frame
     try:
-        return pa.DataFrameSchema(columns, strict=True).validate(frame, lazy=True)
+        return pa.DataFrameSchema(dict(columns), strict=True).validate(frame, lazy=True)
     except pa.errors.SchemaErrors as errors:
         lines = []
         for (name, check), cases in errors.failure_cases.group_by("column", "check"):

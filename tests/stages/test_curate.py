@@ -7,58 +7,12 @@ from collections import Counter
 import polars as pl
 import pytest
 
-from longrl.config import Categories, ConfigError, CurateSettings
+from longrl.config import ConfigError, CurateSettings
 from longrl.data.curate import chosen_rules, curate, relabel, split_counts
 from longrl.warehouse import catalog
-from longrl.warehouse.artifacts import ArtifactRef, Warehouse
-from longrl.warehouse.schemas import empty
-
-CLIPS_PER_VIDEO = 3
-
-
-def question(number: int = 0, video: str = "v0", **changes) -> dict:
-    """A row that every rule lets through."""
-    return {
-        "question_id": f"{video}-q{number}",
-        "video_id": video,
-        "kind": "choice",
-        "category": Categories[number % 4],
-        "question": f"Who comes in {number}?",
-        "options": ["red box", "blue ball", "green box", "white ball"],
-        "answer": "ABCD"[number % 3],
-        "reasoning": "At 0:00-0:10 somebody comes in and then leaves.",
-        "conclusion": "",
-        "evidence": [0, 2],
-        "teacher": "test",
-    } | changes
-
-
-def store(warehouse: Warehouse, stage: str, rows: list[dict]) -> ArtifactRef:
-    frame = pl.DataFrame(rows, schema=empty(stage).schema)
-    return warehouse.produce(stage, 1, {}, {"rows": str(rows)}, lambda draft: draft.write(frame))
-
-
-def run(warehouse: Warehouse, rows: list[dict], seed: int = 0, **settings) -> ArtifactRef:
-    clips = [
-        {
-            "clip_id": f"{video}-{index}",
-            "video_id": video,
-            "index": index,
-            "start": 10.0 * index,
-            "end": 10.0 * index + 10,
-            "caption": "A box.",
-            "facts": "{}",
-            "teacher": "test",
-        }
-        for video in sorted({row["video_id"] for row in rows})
-        for index in range(CLIPS_PER_VIDEO)
-    ]
-    captions, questions = store(warehouse, "caption", clips), store(warehouse, "reason", rows)
-    return curate(CurateSettings(**settings), captions, questions, warehouse, seed)
-
-
-def corpus(videos: int = 20, each: int = 8) -> list[dict]:
-    return [question(number, f"v{video}") for video in range(videos) for number in range(each)]
+from longrl.warehouse.artifacts import Warehouse
+from longrl.warehouse.schemas import SchemaError, empty
+from tests.curation import CLIPS_PER_VIDEO, captions, corpus, open_question, question, rejected, run
 
 
 @pytest.fixture
@@ -67,6 +21,9 @@ def warehouse(tmp_path) -> Warehouse:
 
 
 BAD = [
+    ("schema", {"answer": "the red box"}),
+    ("schema", {"question": "?"}),
+    ("schema", {"kind": "open"}),
     ("answer_among_options", {"answer": "E"}),
     ("answer_among_options", {"options": ["red box"], "answer": "A"}),
     ("options_distinct", {"options": ["red box", "Red box.", "green box", "white ball"]}),
@@ -108,8 +65,41 @@ def test_good_wording_passes_every_rule(warehouse, changes):
     assert run(warehouse, [question(0, **changes)]).rejected().is_empty()
 
 
+BAD_OPEN = [
+    ("schema", {"options": ["red", "blue"]}),
+    ("schema", {"answer": "..."}),
+    ("evidence_exists", {"evidence": []}),
+    ("reasoning_present", {"reasoning": "Because."}),
+    ("mentions_captions", {"answer": "the red box of the second caption"}),
+    ("mentions_letters", {"conclusion": "So option B is right."}),
+    ("reasoning_leads_to_answer", {"answer": "a white ball"}),
+]
+
+
+@pytest.mark.parametrize(("rule", "changes"), BAD_OPEN)
+def test_rule_rejects_an_open_question_that_it_is_for(warehouse, rule, changes):
+    made = run(warehouse, [open_question(0, **changes), question(1)])
+    assert rejected(made) == [("v0-q0", rule)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"answer": "B"}, {"answer": "red", "conclusion": "So the red one does."}])
+def test_good_open_questions_pass_and_keep_their_answer(warehouse, changes):
+    changes = {"reasoning": "At 0:00-0:10 the red B of the alphabet comes in."} | changes
+    row = open_question(0, **changes)
+    made = run(warehouse, [row, *corpus(3)[1:]])
+    assert made.rejects == 0
+    kept = made.table().row(0, named=True)
+    assert kept | row == kept
+
+
+def test_an_open_question_is_asked_once_of_a_video(warehouse):
+    made = run(warehouse, [open_question(0), open_question(0) | {"question_id": "v0-q9"}, open_question(0, "v1")])
+    assert rejected(made) == [("v0-q9", "duplicate_question")]
+
+
 def test_every_rule_has_a_case_above(warehouse):
-    elsewhere = {"duplicate_question", "near_identical"}
+    elsewhere = {"duplicate_question", "near_identical", "near_duplicate", "same_meaning", "category_cap"}
+    elsewhere |= {"benchmark_video", "benchmark_question", "answered_blind", "judged_bad", "unverified"}
     assert set(chosen_rules()) == {rule for rule, _ in BAD} | elsewhere
 
 
@@ -172,6 +162,48 @@ def test_no_video_is_in_two_splits(warehouse):
     table = run(warehouse, corpus()).table()
     assert table.group_by("video_id").agg(pl.col("split").n_unique())["split"].max() == 1
     assert dict(table.unique("video_id")["split"].value_counts().iter_rows()) == {"sft": 12, "rl": 6, "eval": 2}
+
+
+def test_the_key_is_reported_as_written_and_as_balanced(warehouse):
+    facts = run(warehouse, [question(n, f"v{v}", answer="B") for v in range(10) for n in range(4)]).facts()
+    assert facts["key_as_written"] == {"B": 40}
+    assert facts["key"] == {
+        "eval": dict.fromkeys("ABCD", 1),
+        "rl": dict.fromkeys("ABCD", 3),
+        "sft": dict.fromkeys("ABCD", 6),
+    }
+    assert facts["categories"]["eval"] == dict.fromkeys(["temporal", "goal", "spatial", "plot"], 1)
+
+
+def test_a_cap_takes_one_question_of_every_video_before_a_second(warehouse):
+    rows = [question(n, f"v{v}", category="plot" if n < 6 else "goal") for v in range(5) for n in range(8)]
+    made = run(warehouse, rows, category_cap=11)
+    assert dict(made.table()["category"].value_counts().iter_rows()) == {"plot": 11, "goal": 10}
+    plots = made.table().filter(pl.col("category") == "plot")["video_id"].value_counts()["count"]
+    assert sorted(plots) == [2, 2, 2, 2, 3]
+    assert made.facts()["rejected"]["category_cap"] == made.rejects == 19
+
+
+def test_rows_in_several_batches_are_as_in_one(warehouse, monkeypatch):
+    rows = [*corpus(), *[question(0, f"v{n}") | {"question_id": f"again-{n}"} for n in range(5)]]
+    whole = run(warehouse, rows)
+    assert rejected(whole) == [(f"again-{n}", "duplicate_question") for n in range(5)]
+    monkeypatch.setattr("longrl.data.curate.BATCH", 7)
+    parts = run(Warehouse(warehouse.root / "other"), rows, memory_mib=128)
+    assert len(parts.parts()) == 23
+    assert parts.key == whole.key
+    assert parts.table().equals(whole.table())
+    assert parts.rejected().equals(whole.rejected())
+
+
+def test_an_id_that_two_parts_share_is_an_error(warehouse):
+    def build(draft):
+        for row in (question(0), question(1) | {"question_id": "v0-q0"}):
+            draft.write(pl.DataFrame([row], schema=empty("reason").schema))
+
+    asked = warehouse.produce("reason", 1, {}, {}, build)
+    with pytest.raises(SchemaError, match="'question_id' is not unique: v0-q0"):
+        curate(CurateSettings(), captions(warehouse, [question(0)]), asked, warehouse, 0)
 
 
 def test_the_seed_decides_the_split(warehouse):

@@ -25,13 +25,14 @@ def inputs(tmp_path):
     warehouse = Warehouse(tmp_path / "warehouse")
     captions = [CLIP | {"clip_id": f"c{n}", "video_id": f"v{n}", "caption": f"secret {n}"} for n in range(3)]
     questions = [
-        QUESTION | {"question_id": f"q{n}", "video_id": f"v{n}", "split": split}
+        QUESTION | {"question_id": f"q{n}", "video_id": f"v{n}", "split": split, "pass_rate": None}
         for n, split in enumerate(("sft", "rl", "eval"))
     ]
     schema = pl.DataFrame(questions).columns
 
     def made(stage, rows, order):
-        return warehouse.produce(stage, 1, {}, {}, lambda draft: draft.write(pl.DataFrame(rows).select(order)))
+        frame = pl.DataFrame(rows, schema_overrides={"pass_rate": pl.Float64}).select(order)
+        return warehouse.produce(stage, 1, {}, {}, lambda draft: draft.write(frame))
 
     order = ["clip_id", "video_id", "index", "start", "end", "caption", "facts", "teacher"]
     return warehouse, made("caption", captions, order), made("curate", questions, schema)

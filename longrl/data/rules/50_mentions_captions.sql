@@ -2,7 +2,7 @@
 SELECT question_id, 'speaks of how it was made: ' || betrayal AS reason
 FROM (
     SELECT question_id, regexp_extract(
-        lower(concat_ws(' ', question, array_to_string(options, ' '), reasoning, conclusion)),
+        lower(concat_ws(' ', question, array_to_string(options, ' '), reasoning, conclusion, answer)),
         '\b(caption(s|ed|ing)?|transcripts?|frames? (no\.? ?)?#?[0-9]+|(sampled|provided|given|these|individual) frames'
         || '|(provided|given|above|following) (descriptions?|text)|(the|each) descriptions? (says?|states?|mentions?)'
         || '|according to the (text|descriptions?))\b'

@@ -1,0 +1,121 @@
+"""Stage `difficulty`: the student answers each question of the RL split several times.
+
+A question that it always or never gets right teaches nothing in GRPO (all rewards of the group are equal), so it leaves
+the split; the pass rate of the others is a column. LongVideo-Reason did this with ten samples. The answers come from
+the evaluation's engines, with its frame plans, prompts and cached embeddings, and are read by its extractor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from longrl.config import DifficultySettings, FrameSettings
+from longrl.evaluation.evaluate import Ask, answer, plan_for, sample_seed
+from longrl.evaluation.extract import score
+from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, digest_folder
+from longrl.warehouse.ledger import item_key
+
+VERSION = 1
+RESPONSE_VERSION = 1  # changes when a response would differ though its key's other parts do not
+
+
+def difficulty(
+    settings: DifficultySettings,
+    frames: FrameSettings,
+    student: ArtifactRef,
+    dataset: ArtifactRef,
+    videos: ArtifactRef,
+    warehouse: Warehouse,
+    seed: int,
+) -> ArtifactRef:
+    """The dataset with `pass_rate` for the choices of the split "rl"; the other rows are as they were.
+
+    `student` is an artifact with `hf/`. Rejects: `too_hard` (pass rate at most `low`), `too_easy` (at least `high`) and
+    `unanswered` (its video cannot be read). Open questions, which the extractor cannot judge, keep a pass rate of null.
+    An answer is recorded as soon as it is there; raises `TrainingError` when an engine fails.
+    """
+
+    def build(draft: Draft) -> None:
+        table = dataset.table()
+        asked = table.filter((pl.col("split") == "rl") & (pl.col("kind") == "choice")).to_dicts()
+        films = {row["video_id"]: row for row in videos.table().to_dicts()}
+        weights = digest_folder(student.file("hf"))
+        asks = plan_asks(settings, frames, asked, films, weights, seed)
+        answers = {key: v for key, v in draft.ledger.get_many(ask.key for ask in asks).items() if not v.get("error")}
+        open_asks = [ask for ask in asks if ask.plan is not None and ask.key not in answers]
+        if open_asks:
+            folders = {"student": str(student.file("hf"))}
+            engines = answer(settings, open_asks, folders, films, draft, warehouse, seed, settings.temperature)
+            draft.facts["engines"] = engines
+            answers |= draft.ledger.get_many(ask.key for ask in open_asks)
+        rates, failures = pass_rates(asks, answers)
+        dropped = [row["question_id"] for row in asked if judge(row["question_id"], rates, failures, settings, draft)]
+        rate = pl.col("question_id").replace_strict(rates, default=None, return_dtype=pl.Float64)
+        kept = table.filter(~pl.col("question_id").is_in(dropped)).with_columns(pass_rate=rate)
+        draft.write(kept)
+        draft.facts |= {
+            "questions": dict(kept["split"].value_counts().sort("split").iter_rows()),
+            "asked": len(asked),
+            "pass_rate": sum(rates.values()) / len(rates) if rates else None,
+            "unrated_open": kept.filter((pl.col("split") == "rl") & (pl.col("kind") == "open")).height,
+        }
+
+    parts = {"settings": settings, "frames": frames, "seed": seed}
+    return warehouse.produce(
+        "difficulty", VERSION, parts, {"student": student, "dataset": dataset, "videos": videos}, build
+    )
+
+
+def plan_asks(
+    settings: DifficultySettings,
+    frames: FrameSettings,
+    questions: list[dict[str, Any]],
+    films: Mapping[str, dict[str, Any]],
+    weights: str,
+    seed: int,
+) -> list[Ask]:
+    """Every answer that is wanted, each under the key of all it depends on."""
+    asks = []
+    for question in questions:
+        plan, error = plan_for(films.get(question["video_id"]), frames.budget, frames)
+        for sample in range(settings.samples):
+            draw = sample_seed(seed, question["question_id"], sample)
+            ask = Ask("student", question, "sampled", sample, frames.budget, question["video_id"], plan, error, draw)
+            digest = plan.digest if plan else ""
+            sampling = [settings.max_tokens, settings.temperature, draw]
+            asks.append(replace(ask, key=item_key(RESPONSE_VERSION, weights, ask.seen, digest, ask.text, sampling)))
+    return asks
+
+
+def pass_rates(asks: list[Ask], answers: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
+    """Share of right answers by question, and the reason for each question that has not all its answers."""
+    right: dict[str, list[bool]] = {}
+    failures: dict[str, str] = {}
+    for ask in asks:
+        name, answered = ask.question["question_id"], answers.get(ask.key)
+        error = ask.error or (answered.get("error") if answered else "the engine returned no response")
+        if answered is None or error:
+            failures[name] = error
+            continue
+        judged = score(answered["text"], ask.question["options"], ask.question["answer"])
+        right.setdefault(name, []).append(judged.correct)
+    return {name: sum(each) / len(each) for name, each in right.items() if name not in failures}, failures
+
+
+def judge(
+    name: str, rates: Mapping[str, float], failures: Mapping[str, str], settings: DifficultySettings, draft: Draft
+) -> bool:
+    """Whether a question leaves the split; if so it is among the rejects when this returns."""
+    if name in failures:
+        draft.reject(name, "unanswered", failures[name])
+    elif rates[name] <= settings.low:
+        draft.reject(name, "too_hard", f"right in {rates[name]:.0%} of {settings.samples} answers")
+    elif rates[name] >= settings.high:
+        draft.reject(name, "too_easy", f"right in {rates[name]:.0%} of {settings.samples} answers")
+    else:
+        return False
+    return True
