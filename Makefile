@@ -71,10 +71,10 @@ config: setup ## print the resolved configuration and stop
 	@$(RUN) -m flows.pipeline $(ARGUMENTS) --dry-run
 
 test: setup ## run the tests
-	@$(RUN) -m pytest -q -m "not slow and not gpu"
+	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: setup ## run every test, also the slow ones
-	@$(RUN) -m pytest -q -m "not gpu"
+	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not gpu"
 
 bench: setup ## measure one thing: make bench NAME=decode; results go to benchmarks/results
 	@$(RUN) -m benchmarks.harness $(NAME) $(ARGS)
