@@ -243,8 +243,8 @@ class Mixture(Settings):
     """Examples of one training step, by kind; a phase draws these many of each."""
 
     recall_drill: int = Field(0, ge=0, description="Random records, to be recalled by their keys (text only).")
-    clip_captions: int = Field(0, ge=0, description="Single clips, described.")
-    video_captions: int = Field(0, ge=0, description="Whole videos, all their captions in order.")
+    clip_captions: int = Field(0, ge=0, description="Single clips, described in answer to any question of their video.")
+    video_captions: int = Field(0, ge=0, description="Whole videos, all their captions in order, likewise.")
     reading: int = Field(
         0, ge=0, description="Questions without the video: the chain is given, the conclusion learned."
     )

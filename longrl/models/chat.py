@@ -40,11 +40,6 @@ def question_text(question: str, options: Sequence[str]) -> str:
     )
 
 
-def caption_text() -> str:
-    """The instruction for describing a clip or a whole video."""
-    return "Describe the video."
-
-
 def answer_text(reasoning: str, conclusion: str, answer: str) -> str:
     """The response that SFT teaches and the format reward looks for.
 

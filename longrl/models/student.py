@@ -19,7 +19,7 @@ from longrl.errors import LongrlError
 from longrl.models import chat
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
-VERSION = 2
+VERSION = 3
 
 NEEDED = (("config.json",), ("tokenizer.json",), ("preprocessor_config.json", "processor_config.json"))  # one of each
 
@@ -66,7 +66,7 @@ def corpus_texts(captions: pl.DataFrame, questions: pl.DataFrame) -> list[str]:
     """Every text the student may read or write in SFT: captions, questions with options, answers."""
     questions = questions.filter(pl.col("split") == "sft")
     known = captions.filter(pl.col("video_id").is_in(questions["video_id"].unique().to_list()))
-    texts = [chat.caption_text(), *known["caption"]]
+    texts = list(known["caption"])
     for row in questions.iter_rows(named=True):
         texts.append(chat.question_text(row["question"], row["options"]))
         texts.append(chat.answer_text(row["reasoning"], row["conclusion"], row["answer"]))

@@ -20,14 +20,14 @@ from typing import Any
 import polars as pl
 
 from longrl.config import FrameSettings, Phase, SftSettings
-from longrl.models.chat import caption_text, question_text
+from longrl.models.chat import question_text
 from longrl.training.turns import Turn, described, plain_turn, question_turn, recall_drill
 from longrl.video.sample import FramePlan, plan_frames
 
 KINDS = ("recall_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
 # Text after a clip, and text alone, is moved on by some positions, as if a whole video stood before it: a small model
 # that has only ever seen small positions does not find its way at large ones.
-CLIP_SHIFT, TEXT_SHIFT = (40, 110), (0, 110)
+CLIP_SHIFT, TEXT_SHIFT = (25, 80), (0, 110)
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,22 @@ class Examples:
         if kind == "recall_drill":
             return Example(kind, drill=recall_drill(self.words, draw))
         if kind == "clip_captions":
-            turn = plain_turn(caption_text(), item["caption"])
+            turn = self._retold(item["video_id"], [item], draw)
             return Example(kind, self.clip_view(item), (turn,), shift=draw.randrange(*CLIP_SHIFT))
-        if kind == "video_captions":  # asked with a question, so that it stands where chains of thought will stand
-            row = draw.choice(self.questions[item])
-            turn = plain_turn(question_text(row["question"], row["options"]), described(self.clips[item]))
-            return Example(kind, self.view(item, budget), (turn,))
+        if kind == "video_captions":
+            return Example(kind, self.view(item, budget), (self._retold(item, self.clips[item], draw),))
         if kind in ("reading", "blind_questions"):
             turn = question_turn(item, self.settings.loss_weights, reading=kind == "reading")
             return Example(kind, turns=(turn,), shift=draw.randrange(*TEXT_SHIFT))
         chosen = spread(self.questions[item], self.settings.questions_per_video, draw)
         turns = tuple(question_turn(row, self.settings.loss_weights) for row in chosen)
         return Example(kind, self.view(item, budget), turns)
+
+    def _retold(self, video_id: str, clips: Sequence[dict[str, Any]], draw: random.Random) -> Turn:
+        """A question of the video, and how its chain of thought begins: what was seen, whatever is asked."""
+        rows = draw.choice(list(by_category(self.questions[video_id]).values()))
+        row = draw.choice(rows)
+        return plain_turn(question_text(row["question"], row["options"]), described(clips))
 
     def view(self, video_id: str, budget: int) -> View:
         """The whole video with this frame budget."""
@@ -212,8 +216,14 @@ def plan(
 
 def spread(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> list[dict[str, Any]]:
     """Up to `count` questions, from every category in turn."""
-    by_category: dict[str, list[dict[str, Any]]] = {}
-    for row in draw.sample(list(rows), len(rows)):
-        by_category.setdefault(row["category"], []).append(row)
-    ranked = [(place, row) for group in by_category.values() for place, row in enumerate(group)]
+    groups = by_category(draw.sample(list(rows), len(rows)))
+    ranked = [(place, row) for group in groups.values() for place, row in enumerate(group)]
     return [row for _, row in sorted(ranked, key=lambda pair: pair[0])][:count]
+
+
+def by_category(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Questions by their category, in the order given."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["category"], []).append(row)
+    return groups

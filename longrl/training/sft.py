@@ -16,7 +16,7 @@ from longrl.progress import Progress
 from longrl.training.launch import launch
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
-VERSION = 2
+VERSION = 3
 
 
 def sft(

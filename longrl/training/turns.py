@@ -52,12 +52,12 @@ def tokenize(chat: ChatFormat, response: str, spans: tuple[tuple[int, float], ..
 
 
 def described(clips: Sequence[dict[str, Any]]) -> str:
-    """All captions of a video in order, opened and numbered like a chain of thought.
+    """Captions of a video in order, opened and numbered like a chain of thought.
 
-    >>> described([{"caption": "A ball rolls."}, {"caption": "A box falls."}])
+    >>> described([{"index": 0, "caption": "A ball rolls."}, {"index": 1, "caption": "A box falls."}])
     '<think>clip 1: A ball rolls. clip 2: A box falls.'
     """
-    return "<think>" + " ".join(f"clip {number}: {clip['caption']}" for number, clip in enumerate(clips, 1))
+    return "<think>" + " ".join(f"clip {clip['index'] + 1}: {clip['caption']}" for clip in clips)
 
 
 def recall_drill(

@@ -149,7 +149,9 @@ def test_a_disabled_rule_lets_its_questions_through(warehouse):
 
 
 def test_an_unknown_disabled_rule_names_the_valid_ones(warehouse):
-    with pytest.raises(ConfigError, match=r"no rule evidence; the rules are: schema, answer_among_options, .*evidence_exists"):
+    with pytest.raises(
+        ConfigError, match=r"no rule evidence; the rules are: schema, answer_among_options, .*evidence_exists"
+    ):
         run(warehouse, corpus(2), disabled_rules=("evidence",))
 
 
