@@ -14,7 +14,7 @@ PAGE = Path(__file__).with_name("configuration.md")
 
 HEAD = """# Configuration
 
-Every setting of every stage, generated from `longrl/config.py` by `make docs`. A recipe (`longrl/recipes/<name>.yaml`)
+Every setting of every stage, generated from `longrl/config/` by `make docs`. A recipe (`longrl/recipes/<name>.yaml`)
 holds what differs from the defaults below; the recipes are: {recipes}.
 
     make pipeline RECIPE=tiny SEED=1 SET='rl.steps=80 sft.ranks=1'   # any setting by its dotted name

@@ -1,0 +1,144 @@
+"""Settings of the stages that make and judge the model, from its frames to its evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from longrl.config.base import Effort, Settings, Share
+
+
+class FrameSettings(Settings):
+    """What the student sees of a video; shared by SFT, rollouts and evaluation."""
+
+    budget: int = Field(32, ge=2, description="Frames sampled from a video (even).", multiple_of=2)
+    budgets: tuple[int, ...] = Field((4, 8, 16, 32), description="Frame budgets mixed in SFT and shown in evaluation.")
+    height: int = Field(56, ge=28, description="Frame height in pixels, a multiple of 28.", multiple_of=28)
+    width: int = Field(56, ge=28, description="Frame width in pixels, a multiple of 28.", multiple_of=28)
+
+
+class ModelSettings(Settings):
+    """The student before any training."""
+
+    path: str = Field("", description="Hugging Face folder of a Qwen2.5-VL model; empty builds the tiny one.")
+    hidden_size: int = Field(128, ge=32, description="Tiny model: width of the language model.")
+    layers: int = Field(4, ge=1, description="Tiny model: layers of the language model.")
+    heads: int = Field(4, ge=1, description="Tiny model: attention heads.")
+    feed_forward: int = Field(256, ge=32, description="Tiny model: width of the feed-forward layers.")
+    vision_width: int = Field(64, ge=16, description="Tiny model: width of the vision tower.")
+    vision_depth: int = Field(2, ge=1, description="Tiny model: blocks of the vision tower.")
+    vocabulary: int = Field(600, ge=300, description="Tiny model: largest size of the tokenizer's vocabulary.")
+    initializer_range: float = Field(0.08, gt=0.0, description="Tiny model: standard deviation of initial weights.")
+    rope_theta: float = Field(1000.0, gt=0.0, description="Tiny model: base of the rotary frequencies.")
+
+
+class Mixture(Settings):
+    """Examples of one training step, by kind; a phase draws these many of each."""
+
+    recall_drill: int = Field(0, ge=0, description="Random records, to be recalled by their keys (text only).")
+    clip_captions: int = Field(0, ge=0, description="Single clips, described in answer to any question of their video.")
+    video_captions: int = Field(0, ge=0, description="Whole videos, all their captions in order, likewise.")
+    reading: int = Field(
+        0, ge=0, description="Questions without the video: the chain is given, the conclusion learned."
+    )
+    blind_questions: int = Field(
+        0, ge=0, description="Questions without the video, the chain learned too: how one speaks, not what was seen."
+    )
+    questions: int = Field(0, ge=0, description="Videos, each with `questions_per_video` of its questions.")
+
+
+class Phase(Settings):
+    """One phase of the SFT curriculum."""
+
+    name: str = Field(description="Shown in logs and in the report.")
+    steps: int = Field(ge=0, description="Optimizer steps.")
+    learning_rate: float = Field(1e-3, gt=0.0, description="Peak learning rate.")
+    warmup: int = Field(20, ge=0, description="Steps of linear warm-up at the phase's start.")
+    decay: float = Field(
+        0.0, ge=0.0, le=1.0, description="Share of the phase, at its end, over which the rate falls to a tenth."
+    )
+    budgets: tuple[int, ...] = Field((), description="Frame budgets of whole videos; empty takes frames.budgets.")
+    until: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        description="End the phase early when this share of recent responses at the full frame budget, each token "
+        "predicted from the right ones before it, is right word for word (mean over categories).",
+    )
+    mixture: Mixture = Field(description="What a step is made of.")
+
+
+class SftSettings(Settings):
+    """Supervised fine-tuning on captions and chains of thought."""
+
+    phases: tuple[Phase, ...] = Field(
+        (Phase(name="questions", steps=100, mixture=Mixture(questions=8)),), description="The curriculum, in order."
+    )
+    questions_per_video: int = Field(5, ge=1, description="Questions that share one encoding of their video in a step.")
+    loss_weights: tuple[float, float, float, float] = Field(
+        (1.0, 1.0, 1.0, 2.0),
+        description="Weights of the tokens of reasoning, conclusion, answer, and of option letters in the conclusion.",
+    )
+    freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
+    gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
+    ranks: int = Field(2, ge=1, description="Data-parallel processes on this machine.")
+    checkpoint_every: int = Effort(
+        100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
+    )
+
+
+class DifficultySettings(Settings):
+    """The student answers the questions of the RL split; what it always or never gets right leaves the split."""
+
+    samples: int = Field(0, ge=0, description="Answers to each question; 0 leaves the stage out.")
+    temperature: float = Field(1.0, gt=0.0, description="Sampling temperature.")
+    max_tokens: int = Field(96, ge=8, description="Longest answer in tokens.")
+    low: Share = Field(0.0, description="Questions with this pass rate or less are too hard.")
+    high: Share = Field(1.0, description="Questions with this pass rate or more are too easy.")
+    ranks: int = Effort(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
+
+
+class RlSettings(Settings):
+    """GRPO on questions not seen in SFT, with rollouts from cached video embeddings."""
+
+    steps: int = Field(40, ge=0, description="Optimizer steps.")
+    prompts_per_step: int = Field(24, ge=1, description="Questions rolled out in a step (over all ranks).")
+    group_size: int = Field(8, ge=2, description="Samples of each question (G).")
+    max_tokens: int = Field(96, ge=8, description="Longest response in tokens.")
+    temperature: float = Field(1.0, gt=0.0, description="Sampling temperature of the rollouts.")
+    learning_rate: float = Field(5e-5, gt=0.0, description="Peak learning rate.")
+    warmup: int = Field(3, ge=0, description="Steps of linear warm-up.")
+    clip_low: float = Field(0.2, gt=0.0, description="Lower clip range of the ratio.")
+    clip_high: float = Field(0.2, gt=0.0, description="Upper clip range of the ratio.")
+    kl: float = Field(0.0, ge=0.0, description="Weight of the KL to the SFT model (k3 estimator).")
+    accuracy_weight: Share = Field(0.9, description="Weight of a right answer in the reward.")
+    format_weight: Share = Field(0.1, description="Weight of the think/answer format in the reward.")
+    shuffle_rewards: bool = Field(
+        False, description="Control: rewards are permuted over the batch, so nothing can be learned."
+    )
+    parity_tolerance: float = Field(
+        0.05, gt=0.0, description="Largest accepted |trainer - vLLM| logprob of a rollout token."
+    )
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
+    gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
+    ranks: int = Field(
+        2, ge=1, description="Data-parallel processes on this machine, each with its own rollout engine."
+    )
+    checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
+
+
+class EvaluateSettings(Settings):
+    """Greedy and sampled accuracy of base, SFT and RL on the held-out questions."""
+
+    samples: int = Field(8, ge=0, description="Samples per question at temperature 1 (0: greedy only).")
+    max_tokens: int = Field(96, ge=8, description="Longest answer in tokens.")
+    shuffled_video_control: bool = Field(True, description="Also answer with another video's embeddings.")
+    ranks: int = Effort(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
