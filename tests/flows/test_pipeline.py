@@ -119,21 +119,26 @@ def test_a_second_run_is_all_cached_and_a_changed_setting_reruns_only_what_depen
 @pytest.mark.slow
 def test_killed_in_each_stage_the_next_run_goes_on_and_finishes(tmp_path):
     warehouse = tmp_path / "warehouse"
-    for stage in ORDER:
-        process = start(warehouse)
-        while not list((warehouse / stage).glob(".draft-*")) and process.poll() is None:
-            time.sleep(0.02)
-        assert process.poll() is None, f"{stage} ended before it could be killed: {process.stdout.read()}"
-        process.kill()
-        process.wait()
-        time.sleep(1.0)
-        before = {name: made(warehouse, name) for name in ORDER[: ORDER.index(stage)]}
-        assert all(before.values()), f"stages before {stage} should be finished"
-    run(warehouse)
+    groups = []
+    try:
+        for stage in ORDER:
+            process = start(warehouse)
+            groups.append(process.pid)
+            while not list((warehouse / stage).glob(".draft-*")) and process.poll() is None:
+                time.sleep(0.02)
+            assert process.poll() is None, f"{stage} ended before it could be killed: {process.stdout.read()}"
+            process.kill()
+            process.wait()
+            time.sleep(1.0)
+            before = {name: made(warehouse, name) for name in ORDER[: ORDER.index(stage)]}
+            assert all(before.values()), f"stages before {stage} should be finished"
+        run(warehouse)
+    finally:
+        for group in filter(alive, groups):  # Prefect's temporary server outlives a killed run
+            os.killpg(group, signal.SIGKILL)
     hits = cached(warehouse)
     assert [name for name in ORDER if not hits[name]] == [ORDER[-1]]
     assert not list(warehouse.glob("*/.draft-*"))
-    os.killpg(process.pid, signal.SIGKILL) if alive(process.pid) else None
 
 
 def made(warehouse: Path, stage: str) -> list[Path]:
