@@ -113,6 +113,7 @@ class RlSettings(Settings):
     temperature: float = Field(1.0, gt=0.0, description="Sampling temperature of the rollouts.")
     learning_rate: float = Field(5e-5, gt=0.0, description="Peak learning rate.")
     warmup: int = Field(3, ge=0, description="Steps of linear warm-up.")
+    decay: Share = Field(0.0, description="Share of the steps, at the end, over which the rate falls to a tenth.")
     clip_low: float = Field(0.2, gt=0.0, description="Lower clip range of the ratio.")
     clip_high: float = Field(0.2, gt=0.0, description="Upper clip range of the ratio.")
     kl: float = Field(0.0, ge=0.0, description="Weight of the KL to the SFT model (k3 estimator).")

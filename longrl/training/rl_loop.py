@@ -112,7 +112,7 @@ class Loop:
             self.check_parity(samples[:GATE])
         sums = grpo.accumulate(self.engine, self.student, self.reference, samples, self.settings)
         settings = self.settings
-        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, 0.0)
+        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, settings.decay)
         (informative,) = self.engine.total(float(sum(sample.informative for sample in samples)))
         norm = self.engine.step(rate) if informative else 0.0
         clock.append(time.monotonic())
