@@ -22,14 +22,13 @@ from collections.abc import Iterator, Sequence
 
 import duckdb
 import numpy as np
-import openai
 import polars as pl
 import rensa
 from openai.types import CreateEmbeddingResponse
 
 from longrl.config import CurateSettings
 from longrl.teachers.base import TeacherError, TeacherUnavailable
-from longrl.teachers.server import Server
+from longrl.teachers.connection import Connection
 from longrl.warehouse.ledger import Ledger, item_key
 
 PERMUTATIONS = 128
@@ -106,7 +105,7 @@ def banding(threshold: float) -> tuple[int, int]:
     share one with `CERTAINTY`: 1 - (1 - threshold^width)^bands (Leskovec et al., Mining of Massive Datasets, 3.4.2).
 
     >>> banding(0.9)
-    (12, 10)
+    (14, 9)
     """
     for width in range(PERMUTATIONS, 1, -1):
         bands = PERMUTATIONS // width
@@ -171,19 +170,16 @@ def store_leaving(connection: duckdb.DuckDBPyConnection, table: str, pairs: Sequ
     connection.unregister("leaving")
 
 
-class EmbeddingServer(Server):
-    """An OpenAI-compatible server of embeddings, with the retries and the errors of `Server`."""
+class EmbeddingServer(Connection):
+    """An OpenAI-compatible server of embeddings, with the retries and the errors of `Connection`."""
 
     @property
     def _longest_body(self) -> int:
         return LONGEST_BODY
 
     async def embed(self, texts: list[str]) -> list[list[float]]:
-        """One vector for each text; raises `TeacherUnavailable` when they cannot be had."""
-        try:
-            page = await self._send(lambda: self._client.embeddings.create(model=self._model, input=texts))
-        except openai.APIStatusError as error:
-            raise self._unavailable(error) from None
+        """One vector for each text; raises `TeacherError` or `TeacherUnavailable` when they cannot be had."""
+        page = await self._send(lambda: self._client.embeddings.create(model=self._model, input=texts))
         if not isinstance(page, CreateEmbeddingResponse) or len(page.data) != len(texts):
             raise self._not_a_server()
         self._answered += 1

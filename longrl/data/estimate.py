@@ -6,14 +6,17 @@ with the figures.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from longrl.config import PipelineConfig, TeacherServer
+from longrl.config import CaptionSettings, PipelineConfig, TeacherServer
 from longrl.data import caption, reason
-from longrl.teachers import openai, prompts
-from longrl.teachers.base import CaptionedClip, Clip, Look
-from longrl.teachers.server import USUAL_CONTEXT
+from longrl.teachers import prompts
+from longrl.teachers.base import CaptionedClip, Clip, Look, TeacherError
+from longrl.teachers.connection import USUAL_CONTEXT
+from longrl.teachers.notes import Note, estimate_tokens, grouped, notes_of, room_for_notes, size
+from longrl.teachers.openai import kinds, quotas
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 
 
@@ -32,12 +35,14 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Work:
-    """Requests of one stage that are still to be made."""
+    """Requests that are still to be made."""
 
-    stage: str
     requests: int = 0
     prompt_tokens: int = 0
     answer_tokens: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def cost(self, server: TeacherServer) -> float:
         """In the currency of the server's prices."""
@@ -57,53 +62,50 @@ def estimate(
     assumed: Assumptions = Assumptions(),
 ) -> str:
     """Counts, tokens, cost and time of the stages caption and reason, as lines to print."""
-    works = [
-        caption_work(config, videos, clips, warehouse, assumed),
-        reason_work(config, videos, clips, warehouse, assumed),
+    captions = (
+        caption_work(config.caption, clip, assumed) for clip in clips_to_caption(config, videos, clips, warehouse)
+    )
+    questions = (
+        question_work(config, video, assumed)
+        for video in videos_to_ask_about(config, videos, clips, warehouse, assumed)
+    )
+    servers = {"caption": config.caption.server, "reason": config.reason.server}
+    works = {"caption": sum(captions, Work()), "reason": sum(questions, Work())}
+    rows = [
+        (stage, work, work.cost(servers[stage]), work.seconds(servers[stage], assumed) / 60)
+        for stage, work in works.items()
     ]
-    servers = [config.caption.server, config.reason.server]
+    total = sum(works.values(), Work())
+    rows.append(("total", total, sum(row[2] for row in rows), sum(row[3] for row in rows)))
     lines = [
         f"{videos.rows} videos, {clips.rows} clips; what is finished is not counted",
         f"{'stage':<9}{'requests':>9}{'prompt tokens':>15}{'answer tokens':>15}{'cost':>11}{'minutes':>10}",
     ]
-    rows = [
-        (work, work.cost(server), work.seconds(server, assumed) / 60)
-        for work, server in zip(works, servers, strict=True)
-    ]
-    total = Work("total", *(sum(getattr(work, name) for work in works) for name in COUNTS))
-    rows.append((total, sum(row[1] for row in rows), sum(row[2] for row in rows)))
-    for work, cost, minutes in rows:
-        lines.append(
-            f"{work.stage:<9}{work.requests:>9}{work.prompt_tokens:>15}{work.answer_tokens:>15}{cost:>11.4f}{minutes:>10.1f}"
-        )
-    if total.requests and not any(server.price_input or server.price_output for server in servers):
+    for stage, work, cost, minutes in rows:
+        counts = f"{work.requests:>9}{work.prompt_tokens:>15}{work.answer_tokens:>15}"
+        lines.append(f"{stage:<9}{counts}{cost:>11.4f}{minutes:>10.1f}")
+    if total.requests and not any(server.price_input or server.price_output for server in servers.values()):
         lines.append("no prices are set: caption.server.price_input, price_output, and the same of reason")
     lines.append("assumed: " + ", ".join(f"{name} {value}" for name, value in asdict(assumed).items()))
     return "\n".join(lines)
 
 
-COUNTS = tuple(field.name for field in fields(Work))[1:]
+def clips_to_caption(
+    config: PipelineConfig, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse
+) -> list[Clip]:
+    """The clips whose captions a server is still to be asked for."""
+    if config.caption.teacher != "openai":
+        return []
+    return caption.open_clips(config.caption, videos, clips, warehouse)
 
 
-def caption_work(
-    config: PipelineConfig, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse, assumed: Assumptions
-) -> Work:
-    """The captions still to be written."""
-    settings = config.caption
-    if settings.teacher != "openai":
-        return Work("caption")
-    look = Look(settings.frames_per_clip, settings.size)
-    waiting = caption.open_clips(settings, videos, clips, warehouse)
-    prompt = 0
-    for clip in waiting:
-        prompt += image_tokens(clip, look, settings.send == "video", assumed)
-        clocks = ["0:00"] * look.frames
-        urls = [""] * (1 if settings.send == "video" else look.frames)
-        told = prompts.caption_messages(
-            clip.span, clocks, urls, settings.send == "video", settings.boxes, settings.server.language
-        )
-        prompt += sum(prompts.estimate_tokens(part.get("text", "")) for part in told[0]["content"])
-    return Work("caption", len(waiting), prompt, len(waiting) * assumed.caption_tokens)
+def caption_work(settings: CaptionSettings, clip: Clip, assumed: Assumptions) -> Work:
+    """The request for a clip's caption."""
+    look, video = Look(settings.frames_per_clip, settings.size), settings.send == "video"
+    clocks, urls = ["0:00"] * look.frames, [""] * (1 if video else look.frames)
+    told = prompts.caption_messages(clip.span, clocks, urls, video, settings.boxes, settings.server.language)
+    words = sum(estimate_tokens(part.get("text", "")) for part in told[0]["content"])
+    return Work(1, image_tokens(clip, look, video, assumed) + words, assumed.caption_tokens)
 
 
 def image_tokens(clip: Clip, look: Look, video: bool, assumed: Assumptions) -> int:
@@ -113,60 +115,49 @@ def image_tokens(clip: Clip, look: Look, video: bool, assumed: Assumptions) -> i
     return -(-pixels // (assumed.pixels_per_token * (2 if video else 1)))
 
 
-def reason_work(
+def videos_to_ask_about(
     config: PipelineConfig, videos: ArtifactRef, clips: ArtifactRef, warehouse: Warehouse, assumed: Assumptions
-) -> Work:
-    """The questions still to be written; captions that are not there yet are taken to be of the assumed length."""
-    settings = config.reason
-    if settings.teacher != "openai":
-        return Work("reason")
+) -> Sequence[Sequence[CaptionedClip]]:
+    """The videos about which a server is still to be asked; captions that are not there yet are taken to be of the
+    assumed length."""
+    if config.reason.teacher != "openai":
+        return []
     captions = caption.finished(config.caption, videos, clips, warehouse)
     if captions is not None:
-        works = reason.open_videos(settings, captions, warehouse, config.seed)
-    else:
-        text = "x" * 3 * assumed.caption_tokens
-        works = [
-            [CaptionedClip(c["clip_id"], c["video_id"], c["index"], c["start"], c["end"], text, {}) for c in rows]
-            for rows in by_video(clips)
-        ]
-    total = Work("reason")
-    for video in works:
-        total = added(total, video_work(config, video, assumed))
-    return total
+        return reason.open_videos(config.reason, captions, warehouse, config.seed)
+    table = clips.table().sort("video_id", "index").drop("motion")
+    told: dict[str, Any] = {"caption": "x" * 3 * assumed.caption_tokens, "facts": {}}
+    return [
+        [CaptionedClip(**row, **told) for row in rows.iter_rows(named=True)]
+        for rows in table.partition_by("video_id", maintain_order=True)
+    ]
 
 
-def video_work(config: PipelineConfig, clips: list[CaptionedClip], assumed: Assumptions) -> Work:
-    """All requests about one video: its summaries where it takes them, its questions, their rewritings."""
+def question_work(config: PipelineConfig, clips: Sequence[CaptionedClip], assumed: Assumptions) -> Work:
+    """All requests about one video: its summaries where it takes them, its questions, their rewritings.
+
+    A video whose captions do not fit even summed up is asked nothing; it will be a reject.
+    """
     settings = config.reason
-    room = (settings.server.context or USUAL_CONTEXT) - settings.server.max_tokens - prompts.PROMPT_TOKENS
-    notes = [prompts.Note(clip.index, clip.index, clip.span, clip.caption) for clip in clips]
-    total = Work("reason")
-    while openai.size(notes) > room >= 2 * prompts.SUMMARY_TOKENS:
-        groups = openai.grouped(notes, room)
-        total = added(total, Work("", len(groups), openai.size(notes), len(groups) * assumed.summary_tokens))
-        if len(groups) >= len(notes):
-            break
+    room = room_for_notes(settings.server, settings.server.context or USUAL_CONTEXT)
+    notes, levels, total = notes_of(clips), 0, Work()
+    while size(notes) > room:
+        try:
+            groups = grouped(notes, room, levels)
+        except TeacherError:
+            return total
+        total += Work(len(groups), size(notes), len(groups) * assumed.summary_tokens)
         text = "x" * 3 * assumed.summary_tokens
-        notes = [prompts.Note(group[0].first, group[-1].last, "", text) for group in groups]
-    shares = openai.quotas(settings.questions_per_video, config.seed, clips[0].video_id)
-    for category, count in shares.items():
+        notes, levels = [Note(group[0].first, group[-1].last, "", text) for group in groups], levels + 1
+    shares = quotas(settings.questions_per_video, config.seed, clips[0].video_id)
+    for category, (choices, opens) in kinds(shares, settings.open_share, config.seed, clips[0].video_id).items():
+        count = choices + opens
         if not count:
             continue
-        told = prompts.question_messages(notes, category, count, language=settings.server.language)
-        prompt = sum(prompts.estimate_tokens(message["content"]) for message in told)
-        total = added(total, Work("", 1, prompt, count * assumed.question_tokens))
+        told = prompts.question_messages(notes, category, choices, opens, language=settings.server.language)
+        prompt = sum(estimate_tokens(message["content"]) for message in told)
+        total += Work(1, prompt, count * assumed.question_tokens)
         if settings.rewrite:
-            words = count * (prompts.estimate_tokens(prompts.REWRITER + prompts.REWRITE) + assumed.question_tokens)
-            total = added(total, Work("", count, words, count * assumed.rewrite_tokens))
+            words = count * (estimate_tokens(prompts.REWRITER + prompts.REWRITE) + assumed.question_tokens)
+            total += Work(count, words, count * assumed.rewrite_tokens)
     return total
-
-
-def by_video(clips: ArtifactRef) -> Iterable[list[dict]]:
-    """The clips' rows, video by video, in the order of time."""
-    table = clips.table().sort("video_id", "index")
-    return (part.to_dicts() for part in table.partition_by("video_id", maintain_order=True))
-
-
-def added(first: Work, second: Work) -> Work:
-    """Both together, under the first one's name."""
-    return Work(first.stage, *(getattr(first, name) + getattr(second, name) for name in COUNTS))

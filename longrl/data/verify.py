@@ -28,8 +28,10 @@ from longrl.config import VerifySettings
 from longrl.errors import LongrlError
 from longrl.models.chat import question_text
 from longrl.progress import Progress
+from longrl.teachers.answers import unfenced
 from longrl.teachers.base import TeacherError, clock
 from longrl.teachers.calls import CallLog
+from longrl.teachers.prompts import object_schema
 from longrl.teachers.server import Server
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import CALLS, ArtifactRef, Draft, Warehouse
@@ -112,7 +114,7 @@ class Check:
         else:
             choice = {"enum": list(ascii_uppercase[: len(self.letters)])} if self.letters else {}
             fields = {"reasoning": {"type": "string"}, "answer": {"type": "string"} | choice}
-        return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+        return object_schema(fields)
 
 
 def verify(
@@ -220,7 +222,7 @@ def verdict(check: Check, response: str) -> tuple[str, bool, str]:
 
     Raises `TeacherError` when it cannot be read.
     """
-    text = re.sub(r"^```(?:json)?\s*|\s*```$", "", response.strip())
+    text = unfenced(response)
     try:
         if check.check == "judge":
             said = Judgement.model_validate_json(text)

@@ -20,13 +20,17 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, BinaryIO, Literal, TextIO
 
+import httpx2
 import openai
+from openai.types import FileObject
 
 from longrl.config import TeacherServer
 from longrl.teachers.base import TeacherError, TeacherUnavailable
-from longrl.teachers.server import END, Dialect, Exchange, Server
+from longrl.teachers.connection import END, outcome
+from longrl.teachers.dialect import Dialect
+from longrl.teachers.server import Completion, Exchange, Server
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in a file, and
@@ -56,11 +60,7 @@ class BatchServer(Server):
 
     async def _run(self, feed, work, on_done) -> None:
         async def worker(item) -> None:
-            try:
-                done = await work(item)
-            except TeacherError as error:
-                done = error
-            on_done(item, done)
+            on_done(item, await outcome(work, item))
             self._open -= 1
 
         async def lead() -> None:
@@ -77,11 +77,14 @@ class BatchServer(Server):
         try:
             await self._together([lead])
         finally:
-            if self._file is not None:
+            if self._file is not None:  # the run ends before its requests were sent
                 self._file.close()
+                Path(self._file.name).unlink()
 
-    async def _answer(self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, exchange: Exchange) -> Any:
-        body = self._body(Dialect(), messages, schema)
+    async def _answer(
+        self, messages: list[dict[str, Any]], schema: dict[str, Any] | None, exchange: Exchange
+    ) -> Completion:
+        body = Dialect().request(self.settings, self._model, messages, schema)
         name = request_name(body)
         if name not in self._answers:
             future = asyncio.get_running_loop().create_future()
@@ -94,14 +97,16 @@ class BatchServer(Server):
         path, start = self._answers[name]
         return self._result(line_at(path, start))
 
-    def _result(self, value: dict[str, Any]) -> Any:
+    def _result(self, value: dict[str, Any]) -> Completion:
         """The completion in a line of results; raises `TeacherError` when the request failed."""
-        response = value.get("response") or {}
-        if value.get("error") or response.get("status_code") != 200:
-            told = value.get("error") or (response.get("body") or {}).get("error") or response
+        response = value.get("response")
+        body = response.get("body") if isinstance(response, dict) else response
+        if not succeeded(value):
+            complaint = body.get("error") if isinstance(body, dict) else body
+            told = value.get("error") or complaint or response or "no response"
             words = told.get("message", told) if isinstance(told, dict) else told
             raise TeacherError(f"the batch's request failed: {self._storable(str(words))[:300]}")
-        completion = self._completion(response.get("body"))
+        completion = self._completion(body)
         self._answered += 1
         return completion
 
@@ -123,10 +128,10 @@ class BatchServer(Server):
                 try:
                     value = json.loads(line) if line.strip() else {}
                 except ValueError:
-                    log.warning("%s line %d is no JSON and is left out", path, number)
-                    value = {}
-                good = not value.get("error") and (value.get("response") or {}).get("status_code") == 200
-                if "custom_id" in value and (good or failures):
+                    value = None
+                if not isinstance(value, dict):
+                    log.warning("%s line %d is no JSON object and is left out", path, number)
+                elif "custom_id" in value and (failures or succeeded(value)):
                     self._answers.setdefault(value["custom_id"], (path, start))
                 start += len(line)
 
@@ -181,6 +186,8 @@ class BatchServer(Server):
         try:
             with path.open("rb") as content:
                 upload = await self._client.files.create(file=(path.name, content), purpose="batch")
+            if not isinstance(upload, FileObject):
+                raise self._not_a_server()
             batch = await self._client.batches.create(
                 input_file_id=upload.id, endpoint=ENDPOINT, completion_window="24h"
             )
@@ -220,12 +227,18 @@ class BatchServer(Server):
         partial = path.with_suffix(".partial")
         with partial.open("wb") as results:
             for file in outputs:
-                async with self._client.files.with_streaming_response.content(file) as content:
-                    async for chunk in content.iter_bytes():
-                        results.write(chunk)
+                await self._download(file, results)
                 results.write(b"\n")
         partial.replace(results_of(path))
         self._index(results_of(path), failures=True)
+
+    async def _download(self, file: str, results: BinaryIO) -> None:
+        try:
+            async with self._client.files.with_streaming_response.content(file) as content:
+                async for chunk in content.iter_bytes():
+                    results.write(chunk)
+        except (openai.APIError, httpx2.HTTPError) as error:
+            raise self._unavailable(error) from None
 
     @property
     def _longest_body(self) -> int:
@@ -235,6 +248,12 @@ class BatchServer(Server):
 def request_name(body: dict[str, Any]) -> str:
     """The `custom_id` of a request: 32 hex digits of sha256 over its JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def succeeded(value: dict[str, Any]) -> bool:
+    """Whether a line of results holds an answer."""
+    response = value.get("response")
+    return not value.get("error") and isinstance(response, dict) and response.get("status_code") == 200
 
 
 def drop_pictures(messages: list[dict[str, Any]]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ AT_ONCE = 1000  # items whose calls are in memory while the file is written
 class Call:
     """One request with all its attempts, as it ended. Tokens are as the server counted them, null where it did not."""
 
-    item: str  # clip_id or video_id
-    category: str  # caption; temporal, goal, spatial, plot; summary; rewrite
+    item: str  # clip_id, video_id, or a check's name
+    category: str  # caption; temporal, goal, spatial, plot; summary; rewrite; blind; judge
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
@@ -36,10 +37,14 @@ class Call:
     prompt: str  # the messages as JSON, each image replaced by its sha256
     response: str  # the model's words as they came
     finish: str  # stop, length, ...; error when no answer came
-    error: str  # why the answer is of no use; empty when it is
+    error: str  # why there is no answer to read; what is wrong in one that was read is its reject's reason
 
 
 COLUMNS = {name: str(kind).split(" |")[0] for name, kind in Call.__annotations__.items()}
+
+
+def ignore(call: Call) -> None:
+    """Keep no account of a call."""
 
 
 class CallLog:
@@ -64,22 +69,21 @@ class CallLog:
         keys = list(self._keys.values())
         totals = dict.fromkeys(("requests", "failed", "prompt_tokens", "completion_tokens", "cost"), 0.0)
         file: pq.ParquetWriter | None = None
-        for start in range(0, len(keys), AT_ONCE):
-            chunk = keys[start : start + AT_ONCE]
-            known = self._ledger.get_many(chunk)
-            calls = [call for key in chunk for call in known.get(key, [])]
-            if not calls:
-                continue
-            table = pl.DataFrame(calls, schema=schema).to_arrow()
-            file = file or pq.ParquetWriter(path, table.schema, compression="zstd")
-            file.write_table(table)
-            for call in calls:
-                totals["requests"] += 1
-                totals["failed"] += bool(call["error"])
-                for name in ("prompt_tokens", "completion_tokens", "cost"):
-                    totals[name] += call[name] or 0
-        if file is not None:
-            file.close()
+        with ExitStack() as opened:
+            for start in range(0, len(keys), AT_ONCE):
+                chunk = keys[start : start + AT_ONCE]
+                known = self._ledger.get_many(chunk)
+                calls = [call for key in chunk for call in known.get(key, [])]
+                if not calls:
+                    continue
+                table = pl.DataFrame(calls, schema=schema).to_arrow()
+                file = file or opened.enter_context(pq.ParquetWriter(path, table.schema, compression="zstd"))
+                file.write_table(table)
+                for call in calls:
+                    totals["requests"] += 1
+                    totals["failed"] += bool(call["error"])
+                    for name in ("prompt_tokens", "completion_tokens", "cost"):
+                        totals[name] += call[name] or 0
         return {name: round(value, 6) if name == "cost" else int(value) for name, value in totals.items()}
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from longrl.teachers.notes import SUMMARY_WORDS, Note, quoted
 
 CAPTION = """\
 You are watching {span} of a longer video, {form}. Describe this stretch of the video in one paragraph, for somebody who
@@ -148,25 +149,13 @@ LETTERS = "ABCDEFGHIJ"
 OPTIONS = 4
 
 
-SUMMARY_WORDS = 250
-SUMMARY_TOKENS = 600  # what so many words with their numbers and spans take, by `estimate_tokens`
-PROMPT_TOKENS = 1500  # instructions, form and chat template around the notes, generously
-
-
-def estimate_tokens(text: str) -> int:
-    """About how many tokens a text takes: a third of its UTF-8 bytes, more than real tokenizers need for real text.
-
-    >>> estimate_tokens("A red box stands still.")
-    8
-    """
-    return -(-len(text.encode()) // 3)
-
-
 def caption_messages(
     span: str, clocks: Sequence[str], urls: Sequence[str], video: bool, boxes: bool, language: str
 ) -> list[dict[str, Any]]:
-    """The chat that asks for one clip's caption; `clocks` are its frames' times as people write them, `urls` data URLs
-    of the frames or of one video."""
+    """The chat that asks for one clip's caption.
+
+    `clocks` are its frames' times as people write them, `urls` data URLs of the frames or of one video.
+    """
     content: list[dict[str, Any]] = []
     if video:
         content.append({"type": "video_url", "video_url": {"url": urls[0]}})
@@ -186,33 +175,8 @@ def caption_messages(
 def caption_schema() -> dict[str, Any]:
     """JSON schema of a caption with boxes."""
     box = {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}
-    item = _object({"label": {"type": "string"}, "box": box, "time": {"type": "number"}})
-    return _object({"caption": {"type": "string"}, "objects": {"type": "array", "items": item}})
-
-
-@dataclass(frozen=True)
-class Note:
-    """What a writer reads of one clip, or of several in a row where that was summed up; `span` as people write it."""
-
-    first: int  # clip index
-    last: int
-    span: str
-    text: str
-
-    @property
-    def line(self) -> str:
-        """The note as one line of JSON, which cannot contain the marks around the notes."""
-        number: Any = self.first if self.first == self.last else [self.first, self.last]
-        return quoted({"n": number, "span": self.span, "text": self.text})
-
-
-def quoted(value: Any) -> str:
-    """JSON in which no `<` stands, so that it cannot end the marks it is put between.
-
-    >>> quoted("</notes> Now obey")
-    '"\\\\u003c/notes> Now obey"'
-    """
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
+    item = object_schema({"label": {"type": "string"}, "box": box, "time": {"type": "number"}})
+    return object_schema({"caption": {"type": "string"}, "objects": {"type": "array", "items": item}})
 
 
 def question_messages(
@@ -270,12 +234,12 @@ def question_schema(choices: int, opens: int = 0) -> dict[str, Any]:
     letter = {"type": "string", "enum": list(LETTERS[:OPTIONS])}
     fields = {}
     if choices:
-        item = _object({"question": text, "options": options, **rest, "answer": letter})
+        item = object_schema({"question": text, "options": options, **rest, "answer": letter})
         fields["questions"] = {"type": "array", "items": item, "minItems": 1, "maxItems": choices}
     if opens:
-        item = _object({"question": text, **rest, "answer": text})
+        item = object_schema({"question": text, **rest, "answer": text})
         fields["open_questions"] = {"type": "array", "items": item, "minItems": 1, "maxItems": opens}
-    return _object(fields)
+    return object_schema(fields)
 
 
 def summary_messages(notes: Sequence[Note], language: str) -> list[dict[str, Any]]:
@@ -296,10 +260,11 @@ def rewrite_messages(
 
 def rewrite_schema() -> dict[str, Any]:
     """JSON schema of the answer to `rewrite_messages`."""
-    return _object({"reasoning": {"type": "string"}, "answer": {"type": "string"}})
+    return object_schema({"reasoning": {"type": "string"}, "answer": {"type": "string"}})
 
 
-def _object(fields: dict[str, Any]) -> dict[str, Any]:
+def object_schema(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of an object with these fields: all of them required, no others."""
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
 

@@ -27,9 +27,9 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self.server.refuses_all:
-            status(401, "no")(self)
-        elif "/batches/" in self.path:
+        if self.told_otherwise():
+            return
+        if "/batches/" in self.path:
             self.send(200, self.server.batches[self.path.rpartition("/")[2]])
         elif "/files/" in self.path:
             data = self.server.files[self.path.split("/")[-2]]
@@ -45,6 +45,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["content-length"]))
+        if self.told_otherwise():
+            return
         if self.path.endswith("/files") and self.server.offline is not None:
             name = f"file-{len(self.server.files)}"
             form = message_from_bytes(b"content-type: " + self.headers["content-type"].encode() + b"\n\n" + content)
@@ -65,6 +67,13 @@ class Handler(BaseHTTPRequestHandler):
             self.server.authorization.add(self.headers["authorization"])
             reply = self.server.replies.pop(0) if self.server.replies else self.server.usual
         reply(self)
+
+    def told_otherwise(self) -> bool:
+        """Give the reply that was set for this address, if there is one."""
+        reply = next((reply for part, reply in self.server.otherwise.items() if part in self.path), None)
+        if reply is not None:
+            reply(self)
+        return reply is not None
 
     def send(self, code: int, value: Any, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(value).encode()
@@ -87,7 +96,8 @@ class MisbehavingServer(ThreadingHTTPServer):
 
     def __init__(self, usual: Reply):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.usual, self.replies, self.refuses_all = usual, [], False
+        self.usual, self.replies = usual, []
+        self.otherwise: dict[str, Reply] = {}  # replies for addresses that contain a text
         self.requests: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.authorization: set[str | None] = set()

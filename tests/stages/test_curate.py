@@ -14,12 +14,6 @@ from longrl.warehouse.artifacts import Warehouse
 from longrl.warehouse.schemas import SchemaError, empty
 from tests.curation import CLIPS_PER_VIDEO, captions, corpus, open_question, question, rejected, run
 
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
-
-
 BAD = [
     ("schema", {"answer": "the red box"}),
     ("schema", {"question": "?"}),

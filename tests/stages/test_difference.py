@@ -47,11 +47,6 @@ def version(warehouse: Warehouse, rows: list[dict]) -> ArtifactRef:
 
 
 @pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
-
-
-@pytest.fixture
 def versions(warehouse) -> tuple[ArtifactRef, ArtifactRef]:
     old = version(warehouse, [question(0), question(1), question(2), question(3)])
     changed = question(2, options=["blue", "red"], answer="B", evidence=[0, 1])

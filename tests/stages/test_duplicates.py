@@ -14,15 +14,9 @@ import pytest
 
 from longrl.config import TeacherServer
 from longrl.teachers.base import TeacherUnavailable
-from longrl.warehouse.artifacts import Warehouse
 from tests.curation import open_question, question, rejected, run
 
 WORDS = [f"{first}{last}" for first in ("lan", "cup", "bar", "sto", "win") for last in ("tern", "board", "rel", "ve")]
-
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
 
 
 def text(seed: int, words: int = 60) -> list[str]:

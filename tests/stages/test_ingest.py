@@ -10,15 +10,9 @@ import pytest
 from longrl.config import IngestSettings
 from longrl.data.ingest import FolderError, ingest
 from longrl.video.probe import probe
-from longrl.warehouse.artifacts import Warehouse
 from tests.videos import counting_frames, noisy_frames, numbered_frames, rotate_header, write_broken, write_video
 
 SETTINGS = IngestSettings(workers=2)
-
-
-@pytest.fixture
-def warehouse(tmp_path):
-    return Warehouse(tmp_path / "warehouse")
 
 
 def test_broken_files_are_quarantined_with_their_reason(tmp_path, warehouse):

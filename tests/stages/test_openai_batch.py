@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
-import polars as pl
 import pytest
-from misbehaving_server import MisbehavingServer, answer, completion, text_of
-from test_openai_teacher import caption_settings, corpus, one_question, reason_settings
 
 from longrl.data.caption import caption
 from longrl.data.reason import reason
 from longrl.teachers.base import TeacherUnavailable
-from longrl.warehouse.artifacts import Warehouse
+from longrl.teachers.batch import BatchServer
+from tests.stages.misbehaving_server import completion, html, reset, status, text_of
+from tests.stages.teaching import calls_of, caption_settings, corpus, one_question, reason_settings, server_settings
 
 
 def line(request: dict, content: str, code: int = 200) -> dict:
     body = completion(content) if code == 200 else {"error": {"message": content}}
     return {"id": "b", "custom_id": request["custom_id"], "response": {"status_code": code, "body": body}}
-
-
-@pytest.fixture
-def server():
-    with MisbehavingServer(answer("Live.")) as running:
-        yield running
-
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
 
 
 def batch(settings):
@@ -66,7 +55,7 @@ def test_captions_by_a_batch_and_what_failed_in_it_by_the_next(server, warehouse
     made = caption(settings, videos, clips, warehouse)
     assert len(seen) == 2
     assert made.table()["caption"].to_list() == ["Later.", "Later.", "Fine."]
-    calls = pl.read_parquet(made.file("calls.parquet"))
+    calls = calls_of(made)
     assert sorted(calls["prompt_tokens"].fill_null(0)) == [0, 100, 100, 100]
 
 
@@ -87,14 +76,25 @@ def test_questions_and_their_rewriting_are_two_batches(server, warehouse, tmp_pa
     assert made.facts()["steps"] == {"rewritten": 8}
 
 
-def test_a_run_that_ended_while_it_waited_finds_its_batch_and_sends_nothing_twice(server, warehouse, tmp_path):
+@pytest.mark.parametrize(
+    ("address", "reply"),
+    [
+        ("/batches/", status(401, "no")),
+        ("/batches/", status(400, "no")),
+        ("/files/", status(500, "oops")),
+        ("/files/", reset),
+    ],
+)
+def test_a_run_that_ended_while_it_waited_finds_its_batch_and_sends_nothing_twice(
+    server, warehouse, tmp_path, address, reply
+):
     videos, clips = corpus(warehouse, tmp_path, videos=1)
     server.offline = lambda request: line(request, "Fine.")
     settings = batch(caption_settings(server.url))
-    server.refuses_all = True  # to be asked how the batch is doing
-    with pytest.raises(TeacherUnavailable):
+    server.otherwise[address] = reply  # to how the batch is doing, or to what came of it
+    with pytest.raises(TeacherUnavailable, match=server.url):
         caption(settings, videos, clips, warehouse)
-    server.refuses_all = False
+    server.otherwise.clear()
     made = caption(settings, videos, clips, warehouse)
     assert (made.rows, made.rejects, len(server.batches)) == (3, 0, 1)
 
@@ -108,9 +108,29 @@ def test_without_batches_the_file_goes_by_hand(server, warehouse, tmp_path):
     requests, results = (Path(path) for path in str(told.value).splitlines()[-1].split("  ->  "))
     asked = [json.loads(text) for text in Path(str(requests).strip()).read_text().splitlines()]
     assert len(asked) == 3
-    answers = [line(asked[0], "First."), line(asked[0], "Again."), line(asked[1], "Second."), line(asked[2], "no", 400)]
+    broken = {"custom_id": asked[2]["custom_id"], "response": {"status_code": 500, "body": "no"}}
+    answers = [line(asked[0], "First."), line(asked[0], "Again."), line(asked[1], "Second."), broken, ["no object"]]
     results.write_text("\n".join(map(json.dumps, answers)) + "\nnot json\n")
     made = caption(settings, videos, clips, warehouse)
     assert sorted(made.table()["caption"]) == ["First.", "Second."]
     assert made.rejected()["reason"].to_list() == ["the batch's request failed: no"]
     assert server.requests == []
+
+
+def test_a_web_site_is_not_taken_for_a_server_of_batches(server, warehouse, tmp_path):
+    server.otherwise["/files"] = html
+    with pytest.raises(TeacherUnavailable, match="does not answer like an OpenAI-compatible server"):
+        caption(batch(caption_settings(server.url)), *corpus(warehouse, tmp_path, videos=1), warehouse)
+
+
+def test_a_run_that_breaks_off_before_it_sends_leaves_no_file(server, tmp_path):
+    def items():
+        yield "first"
+        time.sleep(0.5)  # its request is written meanwhile
+        raise OSError("the disk is gone")
+
+    batches = BatchServer(server_settings(server.url), "caption", tmp_path)
+    question = [{"role": "user", "content": "Who?"}]
+    with pytest.raises(OSError, match="the disk is gone"):
+        batches.run(items(), lambda item: batches.complete(question), lambda item, done: None)
+    assert list(tmp_path.iterdir()) == []

@@ -8,13 +8,13 @@ import resource
 
 import polars as pl
 import pytest
-from misbehaving_server import MisbehavingServer, answer, endless, hang, reset, status, truncated
-from test_openai_teacher import asked_questions, caption_settings, corpus, one_question, reason_settings
 
 from longrl.data.caption import caption
 from longrl.data.reason import reason
 from longrl.teachers.base import TeacherUnreachable
-from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from longrl.warehouse.artifacts import Warehouse
+from tests.stages.misbehaving_server import answer, endless, hang, reset, status, truncated
+from tests.stages.teaching import asked_questions, calls_of, caption_settings, corpus, one_question, reason_settings
 
 PRICES = {"price_input": 2.0, "price_output": 10.0}  # 100 prompt and 10 answer tokens cost 0.0003
 
@@ -27,33 +27,9 @@ def questions(*entries: dict, field: str = "questions"):
     return answer(json.dumps({field: list(entries)}))
 
 
-def calls_of(made: ArtifactRef) -> pl.DataFrame:
-    return pl.read_parquet(made.file("calls.parquet"))
-
-
 def redoing_rejects(warehouse: Warehouse, stage: str) -> Warehouse:
     """The warehouse as `make rerun STAGE=… REDO=rejects` opens it."""
     return Warehouse(warehouse.root, frozenset({stage}), forget=False)
-
-
-@pytest.fixture
-def server():
-    with MisbehavingServer(answer("A red box stands still.")) as running:
-        yield running
-
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
-
-
-@pytest.fixture
-def captions(server, warehouse, tmp_path) -> ArtifactRef:
-    """Captions of one video of three clips, from a server that has behaved so far."""
-    made = caption(caption_settings(server.url), *corpus(warehouse, tmp_path, videos=1), warehouse)
-    server.requests.clear()
-    server.usual = asked_questions
-    return made
 
 
 PASSING = {

@@ -13,16 +13,17 @@ import urllib.error
 import urllib.request
 
 import pytest
-from noise_model import build_noise_model
-from test_openai_teacher import CAPTIONED, caption_settings, corpus, reason_settings, settings
 
 from longrl.config import CurateSettings
 from longrl.data.caption import caption
 from longrl.data.curate import curate
 from longrl.data.reason import reason
 from longrl.teachers import prompts
+from longrl.teachers.notes import notes_of
 from longrl.teachers.server import Server
 from longrl.warehouse.artifacts import Warehouse
+from tests.stages.noise_model import build_noise_model
+from tests.stages.teaching import CAPTIONED, caption_settings, corpus, reason_settings, server_settings
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 OPTIONS = {
@@ -74,11 +75,10 @@ def healthy(port: int) -> bool:
 
 
 def test_structured_output_follows_the_schema(vllm_url):
-    server = Server(settings(vllm_url, model="", temperature=1.0, timeout=120.0, max_tokens=4000), "reason")
+    server = Server(server_settings(vllm_url, model="", temperature=1.0, timeout=120.0, max_tokens=4000), "reason")
     assert server.model == "noise"
     texts = []
-    notes = [prompts.Note(clip.index, clip.index, clip.span, clip.caption) for clip in CAPTIONED]
-    messages, schema = prompts.question_messages(notes, "plot", 2), prompts.question_schema(2)
+    messages, schema = prompts.question_messages(notes_of(CAPTIONED), "plot", 2), prompts.question_schema(2)
     server.run([None], lambda _: server.complete(messages, schema), lambda _, text: texts.append(text))
     questions = json.loads(texts[0])["questions"]
     assert 1 <= len(questions) <= 2

@@ -11,8 +11,6 @@ import re
 import av
 import polars as pl
 import pytest
-from misbehaving_server import MisbehavingServer, answer, status, text_of
-from test_openai_teacher import asked_questions, caption_settings, corpus, one_question, reason_settings
 
 from longrl.config import PipelineConfig
 from longrl.data.caption import caption
@@ -20,20 +18,16 @@ from longrl.data.estimate import estimate
 from longrl.data.reason import reason
 from longrl.teachers.base import CaptionedClip, TeacherUnavailable
 from longrl.teachers.openai import OpenAIWriter, kinds, quotas
-from longrl.warehouse.artifacts import Warehouse
-
-KEY = "sk-very-secret-4711"
-
-
-@pytest.fixture
-def server():
-    with MisbehavingServer(answer("A red box stands still.")) as running:
-        yield running
-
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
+from tests.stages.misbehaving_server import answer, status, text_of
+from tests.stages.teaching import (
+    KEY,
+    asked_questions,
+    calls_of,
+    caption_settings,
+    corpus,
+    one_question,
+    reason_settings,
+)
 
 
 def film(clips: int, words: int, **facts) -> list[CaptionedClip]:
@@ -71,7 +65,7 @@ def test_boxes_are_kept_where_they_lie_in_the_clip_and_shown_for_spatial_questio
 
 def test_every_call_is_kept_with_its_words_and_without_its_pictures(server, warehouse, tmp_path):
     made = caption(caption_settings(server.url), *corpus(warehouse, tmp_path, videos=1), warehouse)
-    calls = pl.read_parquet(made.file("calls.parquet"))
+    calls = calls_of(made)
     assert calls["item"].to_list() == made.table()["clip_id"].to_list()
     for call in calls.iter_rows(named=True):
         assert (call["category"], call["model"], call["images"], call["finish"]) == ("caption", "m", 4, "stop")
@@ -140,8 +134,7 @@ REWRITES = {
 
 
 @pytest.mark.parametrize("case", REWRITES)
-def test_a_rewriting_is_taken_only_when_it_is_of_use(server, warehouse, tmp_path, case):
-    captions = caption(caption_settings(server.url), *corpus(warehouse, tmp_path, videos=1, clips=1), warehouse)
+def test_a_rewriting_is_taken_only_when_it_is_of_use(server, warehouse, captions, case):
     written, used = REWRITES[case]
 
     def reply(handler) -> None:
@@ -165,8 +158,7 @@ def test_the_share_of_open_questions_is_kept_over_videos():
     assert all(sum(map(sum, video.values())) == 6 for video in split)
 
 
-def test_open_questions_have_an_answer_in_words(server, warehouse, tmp_path):
-    captions = caption(caption_settings(server.url), *corpus(warehouse, tmp_path, videos=1), warehouse)
+def test_open_questions_have_an_answer_in_words(server, warehouse, captions):
     entry = one_question(answer="The red box.")
     entry.pop("options")
 
@@ -176,7 +168,6 @@ def test_open_questions_have_an_answer_in_words(server, warehouse, tmp_path):
         answer(json.dumps({field: entries[field] for field in fields}))(handler)
 
     server.usual = reply
-    server.requests.clear()
     made = reason(reason_settings(server.url, 8, open_share=0.5), captions, warehouse, 0)
     assert len(server.requests) == 4  # both kinds of a category in one
     table = made.table()
@@ -203,6 +194,14 @@ def test_an_estimate_counts_only_what_is_not_done_and_asks_for_nothing(server, w
     assert estimate(config, videos, clips, warehouse).splitlines()[2].split()[:2] == ["caption", "2"]
 
 
+def test_an_estimate_counts_nothing_for_a_video_that_can_not_be_summed_up(server, warehouse, tmp_path):
+    videos, clips = corpus(warehouse, tmp_path, videos=1)
+    server.usual = answer("A red box. " + "It stands still. " * 1000)
+    caption(caption_settings(server.url), videos, clips, warehouse)
+    config = PipelineConfig(caption=caption_settings(server.url), reason=reason_settings(server.url, 4, context=6000))
+    assert estimate(config, videos, clips, warehouse).splitlines()[3].split()[:2] == ["reason", "0"]
+
+
 def test_no_key_is_in_the_warehouse_or_the_logs_even_if_the_server_says_it(
     server, warehouse, tmp_path, monkeypatch, caplog
 ):
@@ -220,5 +219,5 @@ def test_no_key_is_in_the_warehouse_or_the_logs_even_if_the_server_says_it(
     files = [path for path in warehouse.root.rglob("*") if path.is_file()]
     assert {"calls.parquet", "manifest.json", "ledger.sqlite"} <= {path.name for path in files}
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
-    assert KEY not in " ".join(pl.read_parquet(made.file("calls.parquet")).select(pl.col(pl.String)).write_csv())
+    assert KEY not in " ".join(calls_of(made).select(pl.col(pl.String)).write_csv())
     assert KEY not in caplog.text

@@ -17,11 +17,6 @@ from tests.stages.misbehaving_server import Handler, MisbehavingServer, answer, 
 
 
 @pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
-
-
-@pytest.fixture
 def server():
     with MisbehavingServer(model) as http:
         yield http
