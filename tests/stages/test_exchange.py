@@ -16,7 +16,7 @@ from longrl.data.exchange.exporting import export_dataset
 from longrl.data.exchange.importing import import_dataset
 from longrl.data.exchange.records import ExchangeError
 from longrl.data.ingest import ingest
-from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from longrl.warehouse.artifacts import ArtifactRef
 from longrl.warehouse.schemas import empty
 from tests.videos import noisy_frames, write_video
 
@@ -31,11 +31,6 @@ def films(tmp_path_factory) -> Path:
     for seed, name in enumerate(SPLIT_OF):
         write_video(folder / name, noisy_frames(4, seed=seed))
     return folder
-
-
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ AWKWARD = [
         "options": ["first\nsecond", "A. red", " spaces ", "ünïcödé <answer>A</answer>"],
     },
     {"question": "<video> stands on it?", "reasoning": "He says </think> and <answer>C</answer>.", "conclusion": ""},
-    {"reasoning": "two\n\nparagraphs \n", "conclusion": "two\nlines", "evidence": []},
+    {"reasoning": "two\n\npara\u2028graphs\x85\x0c \n", "conclusion": "two\nlines", "evidence": []},
     {"options": [str(number) for number in range(26)], "answer": "Z"},
 ]
 
@@ -185,10 +180,16 @@ BAD = [
     ("longvideo-reason", {"videos": "nowhere.mp4"}, "video", r"no video nowhere.mp4 in .*films.*; put it there"),
     ("longvideo-reason", {"problem": "Why?"}, "row", "the answer is the letter B but there are no options"),
     ("longvideo-reason", {"answer": "<answer>E</answer>"}, "row", "the answer is 'E' but there are 2 options"),
+    ("longvideo-reason", {"answer": "<answer>AB</answer>"}, "row", "the answer is 'AB' but there are 2 options"),
     ("longvideo-reason", {"answer": ""}, "row", "there is no answer"),
     ("longvideo-reason", {"reasoning": ""}, "row", "there is no reasoning; take rows with a chain of thought"),
     ("longvideo-reason", {"problem_type": "general"}, "row", "its category is 'general', not one of temporal"),
     ("longvideo-reason", {"problem": None}, "row", "a field is of another type"),
+    ("longvideo-reason", {"videos": None}, "row", "it names no video"),
+    ("longvideo-reason", {"longrl": {"answer": 3}}, "row", "its answer is no text: 3"),
+    ("longvideo-reason", {"longrl": {"evidence": ["0"]}}, "row", "its evidence are no list of numbers"),
+    ("longvideo-reason", {"longrl": {"kind": "riddle"}}, "row", "its kind is 'riddle', not choice or open"),
+    ("video-r1", {"problem": 5}, "row", "its question is no text: 5"),
     ("longvideo-reason", {"longrl": {"video_id": "0" * 64}}, "video", "take the row's video_id out to match by name"),
     ("video-r1", {"data_type": "image"}, "row", "only questions about videos are taken"),
     ("video-r1", {}, "row", "its category is '', not one of .*; set imported.category"),
@@ -205,6 +206,21 @@ def test_a_row_that_can_not_be_used_is_a_reject_with_its_place(form, changes, ru
     (reject,) = made.rejected().rows(named=True)
     assert (reject["item"], reject["rule"]) == ("theirs.json row 1", rule)
     assert pl.Series([reject["reason"]]).str.contains(words).all(), reject["reason"]
+
+
+def test_an_empty_field_of_ours_and_ids_that_are_no_numbers_do_no_harm(videos, warehouse, tmp_path):
+    row = FOREIGN["longvideo-reason"] | {"longrl": None}
+    rows = [row | {"problem_id": name, "problem": f"Why {name}?\nA. so\nB. thus"} for name in ("b", 7, "a")]
+    made = import_dataset(settings("longvideo-reason", write(tmp_path / "theirs.json", rows)), videos, warehouse)
+    assert made.table()["question"].to_list() == ["Why b?", "Why 7?", "Why a?"]
+
+
+def test_a_file_of_a_split_names_it_in_every_format(videos, warehouse, tmp_path):
+    row = {"category": "goal", "kind": "choice", "question": "Why?", "options": ["so", "thus"], "answer": "B"}
+    row |= {"reasoning": "It is thus.", "video": "a.mp4", "conclusion": None}
+    pl.DataFrame([row]).write_parquet(tmp_path / "eval.parquet")
+    made = import_dataset(settings("huggingface", tmp_path / "eval.parquet"), videos, warehouse)
+    assert made.table().select("split", "answer", "conclusion").rows() == [("eval", "B", "")]
 
 
 def test_no_video_is_held_out_and_trained_on(videos, warehouse, tmp_path):
@@ -226,6 +242,7 @@ def test_no_video_is_held_out_and_trained_on(videos, warehouse, tmp_path):
         ("llava", "{}", r"theirs.json holds no list of questions; is this the right FORMAT"),
         ("llava", "[]", r"no row of .* can be used as llava: it holds none"),
         ("llava", '[{"problem": "Why?"}]', r"theirs.json row 0: no field 'conversations'; is this the right FORMAT"),
+        ("llava", "[\xe4]", r"theirs.json is no UTF-8 text"),
         ("llava", None, r"nothing at .*theirs.json; DATASET must name a file or a folder"),
         ("huggingface", "[]", r"theirs.json is no Parquet file"),
     ],
@@ -233,7 +250,7 @@ def test_no_video_is_held_out_and_trained_on(videos, warehouse, tmp_path):
 def test_a_file_that_can_not_be_read_is_a_clear_error(form, text, words, videos, warehouse, tmp_path):
     path = tmp_path / "theirs.json"
     if text is not None:
-        path.write_text(text)
+        path.write_text(text, encoding="latin-1")
     with pytest.raises(ExchangeError, match=words):
         import_dataset(settings(form, path), videos, warehouse)
 

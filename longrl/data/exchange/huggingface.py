@@ -12,7 +12,17 @@ from pathlib import Path
 
 import polars as pl
 
-from longrl.data.exchange.records import SPLITS, ExchangeError, Found, Row, RowError, check, files_of
+from longrl.data.exchange.records import (
+    SPLITS,
+    ExchangeError,
+    Format,
+    Found,
+    Row,
+    RowError,
+    check,
+    files_of,
+    told_by_name,
+)
 from longrl.warehouse import schemas
 
 NEEDED = ("category", "kind", "question", "options", "answer", "reasoning", "video")
@@ -44,6 +54,9 @@ def read(path: Path) -> Found:
         for number, row in enumerate(frame.iter_rows(named=True)):
             where = f"{file.name} row {number}"
             try:
-                yield where, check({"conclusion": ""} | row, ours="question_id" in row)
+                yield where, told_by_name(file) | check(row, ours="question_id" in row)
             except RowError as error:
                 yield where, str(error)
+
+
+FORMAT = Format(write, read)

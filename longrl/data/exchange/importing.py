@@ -99,7 +99,7 @@ def usable(found: Found, settings: ImportSettings, finder: Finder) -> tuple[list
         else:
             rows.append(row)
     positions = [row.get("position") for row in rows]
-    if None not in positions and len(set(positions)) == len(rows):
+    if all(isinstance(position, int) for position in positions) and len(set(positions)) == len(rows):
         rows.sort(key=lambda row: row["position"])
     return rows, rejects
 

@@ -9,27 +9,13 @@ whole chain of thought, with the conclusion on its last line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
-from longrl.data.exchange.records import (
-    Found,
-    Record,
-    Row,
-    asked,
-    lettered,
-    read_records,
-    tagged,
-    thought,
-    thoughts,
-    write_records,
-)
+from longrl.data.exchange.records import Record, Row, asked, json_format, problem, tagged, thought, thoughts
 
 
 def render(row: Row) -> Record:
     return {
         "problem_id": row["position"],
-        "problem": "\n".join([row["question"], *lettered(row["options"])]),
+        "problem": problem(row),
         "data_type": "video",
         "problem_type": row["category"],
         "reasoning": thoughts(row),
@@ -39,24 +25,13 @@ def render(row: Row) -> Record:
 
 
 def parse(record: Record) -> Row:
-    question, options = asked(record["problem"])
-    answer = tagged("answer", record["answer"])
-    return {
+    row = asked(record["problem"]) | thought(record["reasoning"], record)
+    return row | {
         "position": record["problem_id"],
         "category": record["problem_type"],
-        "kind": "choice" if options else "open",
-        "question": question,
-        "options": options,
-        "answer": record["answer"] if answer is None else answer,
+        "answer": tagged("answer", record["answer"]),
         "video": record["videos"],
-    } | thought(record["reasoning"], record)
+    }
 
 
-def write(rows: Iterable[Row], folder: Path) -> list[Path]:
-    """`sft.jsonl`, `rl.jsonl` and `eval.jsonl`."""
-    return write_records(rows, folder, ".jsonl", render, parse)
-
-
-def read(path: Path) -> Found:
-    """The rows of a file, or of all .json and .jsonl files of a folder."""
-    return read_records(path, parse)
+FORMAT = json_format(".jsonl", render, parse)

@@ -1,9 +1,9 @@
-"""What the JSON formats share: files of records, options in text, tags, and the fields a format has no place for.
+"""What the formats share: what a format is, what a row must have, files of JSON records, options in text, tags.
 
-A format says how a row becomes a record and what of a row can be read back from one. `pack` compares the two: every
-column that does not come back as it was goes into the record's extra field `longrl`, which loaders of these formats
-pass over. So a round trip is exact by construction, a record holds nothing twice, and a file somebody else wrote, which
-has no such field, is read by the same code.
+A JSON format says how a row becomes a record and what of a row can be read back from one. `pack` compares the two:
+every column that does not come back as it was goes into the record's extra field `longrl`, which loaders of these
+formats pass over. So a round trip is exact by construction, a record holds nothing twice, and a file somebody else
+wrote, which has no such field, is read by the same code.
 
 A row here is a row of DATASET with two more fields: `video`, the file's path below the folder of videos, and
 `position`, its place in the dataset.
@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -22,6 +24,7 @@ from longrl.errors import LongrlError
 
 EXTRA = "longrl"
 SPLITS = ("sft", "rl", "eval")
+TEXTS = ("question", "answer", "reasoning", "conclusion", "question_id", "video_id", "category", "split", "teacher")
 
 Row = dict[str, Any]
 Record = dict[str, Any]
@@ -34,6 +37,19 @@ class ExchangeError(LongrlError):
 
 class RowError(LongrlError):
     """One row can't be read; the message says what it lacks and what to do."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """`write` puts rows into a folder and returns its files; `read` finds the rows of a file or of a folder's files."""
+
+    write: Callable[[Iterable[Row], Path], list[Path]]
+    read: Callable[[Path], Found]
+
+
+def json_format(ending: str, render: Callable[[Row], Record], parse: Callable[[Record], Row]) -> Format:
+    """A format of files `sft`, `rl` and `eval` with this ending, .json or .jsonl; both endings are read."""
+    return Format(partial(write_records, ending=ending, render=render, parse=parse), partial(read_records, parse=parse))
 
 
 def pack(row: Row, render: Callable[[Row], Record], parse: Callable[[Record], Row]) -> Record:
@@ -61,13 +77,24 @@ def unpack(record: Any, parse: Callable[[Record], Row]) -> Row:
 
 
 def check(row: Row, ours: bool) -> Row:
-    """Raise `RowError` when the row can't be a row of the dataset, whichever video it is of."""
-    options, answer = row.get("options") or [], row.get("answer")
+    """The row as one of the dataset, whichever video it is of; raises `RowError` when it can't be one."""
+    row = row | {"options": row.get("options") or [], "conclusion": row.get("conclusion") or ""}
+    if wrong := [name for name in TEXTS if not isinstance(row.get(name) or "", str)]:
+        raise RowError(f"its {wrong[0]} is no text: {str(row[wrong[0]])[:80]}")
+    if not isinstance(row.get("video"), str):
+        raise RowError("it names no video")
+    for name, kind in (("options", str), ("evidence", int)):
+        entries = row.get(name) or []
+        if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
+            raise RowError(f"its {name} are no list of {'texts' if kind is str else 'numbers'}: {str(entries)[:80]}")
+    options, answer = row["options"], row.get("answer")
     if not row.get("question"):
         raise RowError("the question is empty")
     if not answer:
         raise RowError("there is no answer; rows without a gold answer can't be trained on")
-    if row["kind"] == "choice" and answer not in ascii_uppercase[: len(options)]:
+    if row["kind"] not in ("choice", "open"):
+        raise RowError(f"its kind is {row['kind']!r}, not choice or open")
+    if row["kind"] == "choice" and answer not in tuple(ascii_uppercase[: len(options)]):
         raise RowError(f"the answer is {answer!r} but there are {len(options)} options")
     if row["kind"] == "open" and not ours and re.fullmatch("[A-Z]", answer):
         raise RowError(f"the answer is the letter {answer} but there are no options")
@@ -102,21 +129,22 @@ def write_records(
 
 
 def read_records(path: Path, parse: Callable[[Record], Row]) -> Found:
-    """The rows of a .json or .jsonl file or of all such files of a folder; a file's stem may name its split."""
+    """The rows of a .json or .jsonl file or of all such files of a folder; a file's name may tell their split."""
     for file in files_of(path, (".json", ".jsonl")):
         for number, record in records(file):
             where = f"{file.name} row {number}"
             try:
-                row = unpack(record, parse)
+                yield where, told_by_name(file) | unpack(record, parse)
             except RowError as error:
                 yield where, str(error)
-            else:
-                yield where, ({"split": file.stem} if file.stem in SPLITS else {}) | row
 
 
 def records(file: Path) -> Iterator[tuple[int, Any]]:
     """The records of a file, numbered from 0; raises `ExchangeError` where it is no JSON."""
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ExchangeError(f"{file} is no UTF-8 text: {error}; is this the right file?") from None
     if file.suffix == ".json":
         try:
             found = json.loads(text)
@@ -126,7 +154,9 @@ def records(file: Path) -> Iterator[tuple[int, Any]]:
             raise ExchangeError(f"{file} holds no list of questions; is this the right FORMAT?")
         yield from enumerate(found)
         return
-    for number, line in enumerate(text.splitlines()):
+    for number, line in enumerate(text.split("\n")):  # splitlines() would also part lines at U+2028 within a text
+        if not line.strip():
+            continue
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
@@ -143,8 +173,41 @@ def files_of(path: Path, endings: tuple[str, ...]) -> list[Path]:
     return files
 
 
+def told_by_name(file: Path) -> Row:
+    """The split of a file's rows where its name tells it.
+
+    >>> told_by_name(Path("eval.json")), told_by_name(Path("data/sft-00000-of-00001.parquet"))
+    ({'split': 'eval'}, {'split': 'sft'})
+    """
+    found = re.fullmatch(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?", file.stem)
+    return {"split": found[1]} if found else {}
+
+
+def problem(row: Row) -> str:
+    """The question with its options below it, as others write them.
+
+    >>> problem({"question": "Who comes first?", "options": ["red", "blue"]})
+    'Who comes first?\\nA. red\\nB. blue'
+    """
+    return "\n".join([row["question"], *lettered(row["options"])])
+
+
+def asked(text: str) -> Row:
+    """Question, options and kind of a text that ends with the options, one a line.
+
+    >>> asked("Who comes first?\\nA. red\\nB. blue")
+    {'question': 'Who comes first?', 'options': ['red', 'blue'], 'kind': 'choice'}
+    """
+    lines = text.split("\n")
+    for place in range(len(lines) - 2, 0, -1):
+        options = unlettered(lines[place:])
+        if options is not None:
+            return {"question": "\n".join(lines[:place]), "options": options, "kind": "choice"}
+    return {"question": text, "options": [], "kind": "open"}
+
+
 def lettered(options: Iterable[str]) -> list[str]:
-    """Options as others write them.
+    """Options with their letters.
 
     >>> lettered(["red", "blue"])
     ['A. red', 'B. blue']
@@ -163,24 +226,14 @@ def unlettered(lines: list[str]) -> list[str] | None:
     return [match[2] for match in found if match] if letters == ascii_uppercase[: len(lines)] else None
 
 
-def asked(text: str) -> tuple[str, list[str]]:
-    """Question and options of a text that ends with the options, one a line.
+def tagged(tag: str, text: str) -> str:
+    """What stands between `<tag>` and `</tag>`; the whole text where there is no such pair.
 
-    >>> asked("Who comes first?\\nA. red\\nB. blue")
-    ('Who comes first?', ['red', 'blue'])
+    >>> tagged("answer", "So: <answer>B</answer>"), tagged("answer", "B")
+    ('B', 'B')
     """
-    lines = text.split("\n")
-    for place in range(len(lines) - 2, 0, -1):
-        options = unlettered(lines[place:])
-        if options is not None:
-            return "\n".join(lines[:place]), options
-    return text, []
-
-
-def tagged(tag: str, text: str) -> str | None:
-    """What stands between `<tag>` and `</tag>`; None where there is no such pair."""
     found = re.search(f"<{tag}>(.*)</{tag}>", text, re.DOTALL)
-    return found[1] if found else None
+    return found[1] if found else text
 
 
 def thoughts(row: Row) -> str:
@@ -190,5 +243,5 @@ def thoughts(row: Row) -> str:
 
 def thought(text: str, record: Record) -> Row:
     """Reasoning and conclusion of a chain of thought; only a record of ours tells the two apart."""
-    conclusion = record.get(EXTRA, {}).get("conclusion", "")
+    conclusion = (record.get(EXTRA) or {}).get("conclusion", "")
     return {"reasoning": text.removesuffix(f"\n{conclusion}") if conclusion else text, "conclusion": conclusion}

@@ -9,21 +9,16 @@ Open questions are of the type "free-form". It has no place for the category.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from pathlib import Path
-
 from longrl.data.exchange.records import (
-    Found,
     Record,
     Row,
     RowError,
+    json_format,
     lettered,
-    read_records,
     tagged,
     thought,
     thoughts,
     unlettered,
-    write_records,
 )
 
 
@@ -44,23 +39,14 @@ def render(row: Row) -> Record:
 def parse(record: Record) -> Row:
     if record["data_type"] != "video":
         raise RowError(f"it asks about an {record['data_type']}; only questions about videos are taken")
-    process, solution = record.get("process") or "", record["solution"]
-    thoughts_there, answer = tagged("think", process), tagged("answer", solution)
     return {
         "position": record["problem_id"],
         "kind": "choice" if record["problem_type"] == "multiple choice" else "open",
         "question": record["problem"],
         "options": unlettered(record["options"]) or [],
-        "answer": solution if answer is None else answer,
+        "answer": tagged("answer", record["solution"]),
         "video": record["path"].removeprefix("./"),
-    } | thought(process if thoughts_there is None else thoughts_there, record)
+    } | thought(tagged("think", record.get("process") or ""), record)
 
 
-def write(rows: Iterable[Row], folder: Path) -> list[Path]:
-    """`sft.json`, `rl.json` and `eval.json`."""
-    return write_records(rows, folder, ".json", render, parse)
-
-
-def read(path: Path) -> Found:
-    """The rows of a file, or of all .json and .jsonl files of a folder."""
-    return read_records(path, parse)
+FORMAT = json_format(".json", render, parse)
