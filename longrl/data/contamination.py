@@ -84,7 +84,10 @@ def store_grams(connection: duckdb.DuckDBPyConnection, paths: Iterable[str]) -> 
     """)
 
 
-def store(connection: duckdb.DuckDBPyConnection, table: str, columns: tuple[str, str], pairs: set[Any]) -> None:
+def store(
+    connection: duckdb.DuckDBPyConnection, table: str, columns: tuple[str, str], pairs: set[tuple[str, str]]
+) -> None:
+    """Make a table of pairs of texts, sorted."""
     frame = pl.DataFrame(sorted(pairs), schema=dict.fromkeys(columns, pl.String), orient="row")
     connection.register("incoming_pairs", frame.to_arrow())
     connection.execute(f"CREATE TABLE {table} AS SELECT * FROM incoming_pairs")
@@ -113,9 +116,9 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         separator = "\t" if path.suffix == ".tsv" else ","
         yield from pl.read_csv(path, separator=separator, infer_schema=False).iter_rows(named=True)
     elif path.suffix == ".jsonl":
-        yield from flat([json.loads(line) for line in path.read_text().splitlines() if line.strip()])
+        yield from flat([json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()])
     elif path.suffix == ".json":
-        yield from flat(json.loads(path.read_text()))
+        yield from flat(json.loads(path.read_text(encoding="utf-8")))
     else:
         raise ValueError("it must end in .json, .jsonl, .parquet, .csv or .tsv")
 

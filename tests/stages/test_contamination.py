@@ -15,11 +15,6 @@ from tests.curation import question, rejected, run, store
 LONG = "Why does the old keeper of the lighthouse walk down to the shore before the storm arrives that night"
 
 
-@pytest.fixture
-def warehouse(tmp_path) -> Warehouse:
-    return Warehouse(tmp_path / "warehouse")
-
-
 def films(warehouse: Warehouse, *names: str) -> ArtifactRef:
     """Ingested videos v0, v1, ... (ids of 64 characters) with these file names."""
     row = {"bytes": 1, "container": "mp4", "codec": "h264", "duration": 1.0, "fps": 1.0, "frames": 1, "width": 1}
@@ -100,6 +95,13 @@ def test_the_share_of_n_grams_decides(warehouse, tmp_path, share, leaves):
 def test_a_short_question_is_compared_as_a_whole(warehouse, tmp_path):
     path = write(tmp_path / "b.jsonl", [{"question": "Who comes in 1?"}])
     made = run(warehouse, [question(0), question(1)], benchmarks=(path,))
+    assert rejected(made) == [("v0-q1", "benchmark_question")]
+
+
+def test_a_line_separator_within_a_question_does_not_part_its_line(warehouse, tmp_path):
+    path = tmp_path / "b.jsonl"
+    path.write_text(json.dumps({"question": "Who comes\u2028in 1?"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    made = run(warehouse, [question(0), question(1)], benchmarks=(str(path),))
     assert rejected(made) == [("v0-q1", "benchmark_question")]
 
 
