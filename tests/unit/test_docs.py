@@ -1,5 +1,7 @@
 """What the documentation promises is there, and what is there is documented."""
 
+import doctest
+import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +12,13 @@ from longrl.config import PipelineConfig, Settings
 
 ROOT = Path(__file__).parents[2]
 TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+TASKS = [path.stem for path in sorted((ROOT / "tasks").glob("*.py")) if "\n@stage_task" in path.read_text()]
+EXAMPLES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for room in ("data", "teachers", "video")
+    for path in sorted((ROOT / "longrl" / room).rglob("*.py"))
+    if ">>> " in path.read_text()
+]
 
 
 def test_the_configuration_page_is_the_generated_one():
@@ -42,3 +51,16 @@ def test_every_make_target_of_the_readme_exists(target):
 def test_every_page_the_readme_links_to_exists():
     links = re.findall(r"\]\((?!http)([^)#]+)", (ROOT / "README.md").read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("stage", [*TASKS, "report"])
+def test_every_stage_is_in_the_table_of_the_architecture(stage):
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `([\w.]+)` \|$", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    assert importlib.util.find_spec(dict(rows)[stage])
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_the_examples_in_docstrings_of_the_data_engine_are_right(module):
+    results = doctest.testmod(importlib.import_module(module))
+    assert results.attempted
+    assert results.failed == 0
