@@ -1,20 +1,20 @@
 """Shared-prefix attention: B prompts, each with G responses that see their prompt and themselves.
 
 A row of the batch is packed `[prompt | r_1 | ... | r_G]`: prompts right-padded to P tokens, responses to R. Instead of
-a block mask over P + G·R tokens, the cascade makes three calls of a flash kernel:
+a block mask over P + G·R tokens, the cascade makes three calls of a flash kernel (`longrl.mrsp.kernels`):
     1. prompt queries, causal, over the prompt;
-    2. all G·R response queries at once, over the prompt's keys (never copied; a mask hides the prompt's padding);
+    2. all G·R response queries at once, over the prompt's keys (never copied; the prompt's padding is hidden);
     3. response queries, causal, over their own response;
 and merges (2) and (3) by their log-sum-exp. Backward runs the kernels' backward for each part with the *merged* output
 and log-sum-exp, as ring attention does (Liu et al. 2023, arXiv:2310.01889), and adds up the gradients of the prompt's
-keys and values. `concatenated` is the plain-autograd oracle, and what runs where no such kernel is.
+keys and values. `concatenated` is the plain-autograd oracle.
 
 Shapes: B rows, A query heads, K key heads, n = A / K, P prompt, G responses, R response, L = P + G·R, d head size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -24,31 +24,30 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from longrl.mrsp.kernels import kernel_for
+from longrl.mrsp.ulysses import Shards
+
 NAME = "longrl_shared_prefix"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a row is packed. `prompts` are the B true prompt lengths; None when all are P."""
+    """How a row is packed. `prompts` are the B true prompt lengths; None when all are P.
+
+    With `shards` the row is cut over a group of ranks, and attention sees the whole of it for some of the heads.
+    """
 
     prompt: int  # P
     responses: int  # G
     response: int  # R
     prompts: Tensor | None = None
     kernel: Literal["cascade", "concatenated"] = "cascade"
-    _bias: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, compare=False, repr=False)
+    shards: Shards | None = None
 
-    def bias(self, like: Tensor) -> Tensor | None:
-        """Additive mask (B, 1, 1, P) that hides prompt padding from response queries."""
-        if self.prompts is None:
-            return None
-        key = (like.dtype, like.device)
-        if key not in self._bias:
-            hidden = torch.arange(self.prompt, device=like.device)[None] >= self.prompts.to(like.device)[:, None]
-            self._bias[key] = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill(
-                hidden, float("-inf")
-            )[:, None, None]
-        return self._bias[key]
+    @property
+    def tokens(self) -> int:
+        """L, without what pads a row to equal slices."""
+        return self.prompt + self.responses * self.response
 
 
 def register() -> None:
@@ -67,14 +66,18 @@ def shared_prefix_attention(
     layout: Layout | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function of transformers: (B, A, L, d), (B, K, L, d) x 2 -> (B, L, A, d)."""
+    """Attention function of transformers: (B, A, L, d), (B, K, L, d) x 2 -> (B, L, A, d); slices of L with shards."""
     if layout is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if layout.kernel == "cascade" and query.device.type == "cpu":
+    if layout.shards is not None:
+        query, key, value = layout.shards.to_heads(query, key, value, layout.tokens)
+    if layout.kernel == "cascade":
         out = Cascade.apply(query, key, value, layout, scale)
     else:
         out = concatenated(query, key, value, layout, scale)
+    if layout.shards is not None:
+        out = layout.shards.to_tokens(out)
     return out.transpose(1, 2), None
 
 
@@ -111,82 +114,46 @@ def concatenated(query: Tensor, key: Tensor, value: Tensor, layout: Layout, scal
     return torch.cat([prompt, unrows(own, layout)], 2)
 
 
-def _forward(
-    query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float, bias: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Flash attention on the CPU: output like `query` and its log-sum-exp, (B, A, L)."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, attn_mask=bias, scale=scale
-    )
-
-
-def _backward(
-    grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    causal: bool,
-    scale: float,
-    bias: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Its backward; the kernel reads the log-sum-exp as (B, L, A) in memory."""
-    lse = lse.transpose(1, 2).contiguous().transpose(1, 2)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        grad, query, key, value, out, lse, 0.0, causal, attn_mask=bias, scale=scale
-    )
-
-
 class Cascade(torch.autograd.Function):
-    """Cascade attention with the flash kernels of the CPU."""
+    """Cascade attention by the kernel of the tensors' device (see `longrl.mrsp.kernels`)."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float) -> Tensor:
-        heads, shared = query.shape[1], key.shape[1]
-        n = heads // shared
+        kernel, heads, shared = kernel_for(query), query.shape[1], key.shape[1]
         (qp, qr), (kp, kr), (vp, vr) = (split(x, layout) for x in (query, key, value))
-        prompt, prompt_lse = _forward(qp, _repeat(kp, n), _repeat(vp, n), True, scale)
-        across, across_lse = _forward(_fold(qr, shared), kp, vp, False, scale, layout.bias(query))
+        prompt, prompt_lse = kernel.forward(qp, kp, vp, True, scale)
+        across, across_lse = kernel.forward(_fold(qr, shared), kp, vp, False, scale, layout.prompts)
         across, across_lse = (_unfold(x, heads, layout) for x in (across, across_lse[..., None]))
-        own, own_lse = _forward(rows(qr), _repeat(rows(kr), n), _repeat(rows(vr), n), True, scale)
+        own, own_lse = kernel.forward(rows(qr), rows(kr), rows(vr), True, scale)
         own, own_lse = unrows(own, layout), unrows(own_lse[..., None], layout)
         lse = torch.logaddexp(across_lse, own_lse)
-        merged = across * (across_lse - lse).exp().to(across.dtype) + own * (own_lse - lse).exp().to(own.dtype)
-        ctx.save_for_backward(query, key, value, prompt, prompt_lse, merged, lse)
+        merged = across * (across_lse - lse).exp() + own * (own_lse - lse).exp()
+        out = torch.cat([prompt, merged.to(prompt.dtype)], 2)
+        ctx.save_for_backward(query, key, value, out, prompt_lse, lse)
         ctx.layout, ctx.scale = layout, scale
-        return torch.cat([prompt, merged], 2)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, prompt, prompt_lse, merged, lse = ctx.saved_tensors
-        layout, scale = ctx.layout, ctx.scale
+        query, key, value, out, prompt_lse, lse = ctx.saved_tensors
+        layout, scale, kernel = ctx.layout, ctx.scale, kernel_for(query)
         heads, shared = query.shape[1], key.shape[1]
-        n = heads // shared
-        (gp, gr), (qp, qr), (kp, kr), (vp, vr) = (split(x, layout) for x in (grad, query, key, value))
-        shape = (layout.responses, layout.response)
-        merged, lse = merged.unflatten(2, shape), lse.unflatten(2, shape)
-        dqp, dkp, dvp = _backward(gp, qp, _repeat(kp, n), _repeat(vp, n), prompt, prompt_lse, True, scale)
-        dq1, dk1, dv1 = _backward(
+        (gp, gr), (qp, qr), (kp, kr), (vp, vr), (prompt, merged) = (
+            split(x, layout) for x in (grad, query, key, value, out)
+        )
+        lse = lse.unflatten(2, (layout.responses, layout.response))
+        dqp, dkp, dvp = kernel.backward(gp, qp, kp, vp, prompt, prompt_lse, True, scale)
+        dq1, dk1, dv1 = kernel.backward(
             _fold(gr, shared), _fold(qr, shared), kp, vp, _fold(merged, shared), _fold(lse, shared)[..., 0],
-            False, scale, layout.bias(query),
+            False, scale, layout.prompts,
         )  # fmt: skip
-        dq2, dk2, dv2 = _backward(
-            rows(gr), rows(qr), _repeat(rows(kr), n), _repeat(rows(vr), n), rows(merged), rows(lse)[..., 0], True, scale
+        dq2, dk2, dv2 = kernel.backward(
+            rows(gr), rows(qr), rows(kr), rows(vr), rows(merged), rows(lse)[..., 0], True, scale
         )
         dq = torch.cat([dqp, _unfold(dq1, heads, layout) + unrows(dq2, layout)], 2)
-        dk = torch.cat([_gather(dkp, n) + dk1, unrows(_gather(dk2, n), layout)], 2)
-        dv = torch.cat([_gather(dvp, n) + dv1, unrows(_gather(dv2, n), layout)], 2)
+        dk = torch.cat([dkp + dk1, unrows(dk2, layout)], 2)
+        dv = torch.cat([dvp + dv1, unrows(dv2, layout)], 2)
         return dq, dk, dv, None, None
-
-
-def _repeat(x: Tensor, n: int) -> Tensor:
-    return x if n == 1 else x.repeat_interleave(n, 1)
-
-
-def _gather(x: Tensor, n: int) -> Tensor:
-    """Sum the gradients of the n query heads of a key head: (B, A, L, d) -> (B, K, L, d)."""
-    return x if n == 1 else x.unflatten(1, (-1, n)).sum(2)
 
 
 def _fold(x: Tensor, shared: int) -> Tensor:

@@ -12,16 +12,18 @@ logits of a prompt never exist.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from longrl.models import qwen2_5_vl
 from longrl.models.chat import Prompt
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.attention import Layout
+from longrl.mrsp.ulysses import Shards
 
 CHUNK = 1024  # rows of logits alive at once
 
@@ -77,15 +79,28 @@ def score(
     temperature: float = 1.0,
     entropy: bool = False,
     kernel: Literal["cascade", "concatenated"] = "cascade",
+    shards: Shards | None = None,
 ) -> Scored:
     """Logprobs of all scored tokens of all groups, in one forward of the language model.
 
     `temperature` divides the logits, as sampling does. Groups may differ in prefix, number of suffixes and lengths;
-    alike groups waste no padding.
+    alike groups waste no padding. With `shards` the ranks of a group call this with the same groups and share the work;
+    each gets all results and must compute the same loss from them (see `longrl.mrsp.ulysses`).
     """
-    hidden, targets, counts = _forward(student, groups, kernel)
-    values = token_logprobs(student, hidden, targets, temperature, entropy)
-    logprobs, entropies, correct = (None if v is None else _regroup(v, groups, counts) for v in values)
+    packed = pack(student, groups)
+    width = packed.layout.tokens if shards is None else shards.slice_of(packed.layout.tokens)
+    rank = 0 if shards is None else shards.rank
+    embeds, position_ids = embed(student, packed, groups, rank * width, width)
+    hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, replace(packed.layout, kernel=kernel, shards=shards))
+    owner = (packed.columns // width).to(hidden.device)
+    own = owner == rank
+    rows, columns, targets = (x.to(hidden.device)[own] for x in (packed.rows, packed.columns, packed.targets))
+    values = token_logprobs(student, hidden[rows, columns - rank * width], targets, temperature, entropy)
+    if shards is not None:
+        logprobs, nats, hits = values
+        nats = None if nats is None else shards.gather(nats, owner)
+        values = shards.gather(logprobs, owner), nats, shards.gather(hits.float(), owner).bool()
+    logprobs, entropies, correct = (None if v is None else _regroup(v, groups, packed.counts) for v in values)
     assert logprobs is not None
     assert correct is not None
     return Scored(logprobs, entropies, correct)
@@ -102,11 +117,21 @@ def group_logprobs(
     return score(student, [response_group(prompt, video_embeds, responses)], temperature).logprobs[0]
 
 
-def _forward(
-    student: Student, groups: Sequence[Group], kernel: Literal["cascade", "concatenated"]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Hidden states that predict the scored tokens (S, H), those tokens (S,), and how many each suffix has."""
-    device = student.device
+@dataclass(frozen=True)
+class Packed:
+    """Groups as rows of tokens, and where in them the scored tokens are predicted."""
+
+    ids: Tensor  # (B, L)
+    position_ids: Tensor  # (3, B, L)
+    rows: Tensor  # (T,) of the hidden states that predict the scored tokens
+    columns: Tensor  # (T,)
+    targets: Tensor  # (T,) those tokens
+    counts: list[int]  # scored tokens of each suffix
+    layout: Layout
+
+
+def pack(student: Student, groups: Sequence[Group]) -> Packed:
+    """Lay groups out as rows `[prefix | suffix 1 | ... | suffix G]`, right-padded part by part."""
     pad = student.chat.end  # any ordinary token: its rows are never looked at
     lengths = [len(group.prefix) for group in groups]
     P, G = max(lengths), max(len(group.suffixes) for group in groups)
@@ -134,21 +159,35 @@ def _forward(
             columns += range(start + first - 1, start + len(suffix) - 1)
             targets += suffix[first:]
             counts.append(count)
-    videos = [group.video_embeds for group in groups if group.video_embeds is not None]
-    embeds = _embed(student, ids.to(device), videos, P)
-    ragged = torch.tensor(lengths, device=device) if min(lengths) != P else None
-    hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, Layout(P, G, R, ragged, kernel))
-    return (
-        hidden[torch.tensor(rows, device=device), torch.tensor(columns, device=device)],
-        torch.tensor(targets, device=device),
-        counts,
-    )
+    ragged = torch.tensor(lengths, device=student.device) if min(lengths) != P else None
+    indices = (torch.tensor(x, dtype=torch.long) for x in (rows, columns, targets))
+    return Packed(ids, position_ids, *indices, counts, Layout(P, G, R, ragged))
 
 
-def _embed(student: Student, ids: Tensor, videos: list[Tensor], P: int) -> Tensor:
-    """Embed packed ids; pads become video embeddings in prefixes only (a sampled response may contain a pad token)."""
-    prefix = qwen2_5_vl.token_embeds(student, ids[:, :P], torch.cat(videos) if videos else None)
-    return torch.cat([prefix, qwen2_5_vl.token_embeds(student, ids[:, P:])], 1)
+def embed(student: Student, packed: Packed, groups: Sequence[Group], start: int, width: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (B, width, H) and positions (3, B, width) of the columns from `start` on, padded past the end.
+
+    Pads become video embeddings in prefixes only: a sampled response may contain a pad token.
+    """
+    P = packed.layout.prompt
+    missing = max(0, start + width - packed.layout.tokens)
+    ids = F.pad(packed.ids, (0, missing), value=student.chat.end)[:, start : start + width].to(student.device)
+    split = min(max(P - start, 0), width)  # so many of these columns belong to prefixes
+    videos = []
+    for b, group in enumerate(groups):
+        prompt, found = group.prompt, 0 if group.video_embeds is None else len(group.video_embeds)
+        if found != prompt.video_tokens:
+            raise ValueError(
+                f"group {b}: its prompt has {prompt.video_tokens} video tokens (grid {prompt.grid}), but {found} "
+                "embeddings came with it; both must be of one frame plan"
+            )
+        if group.video_embeds is not None:
+            first = len(prompt.head)
+            here = slice(max(start - first, 0), max(start + split - first, 0))
+            videos.append(group.video_embeds[here].to(student.device))
+    prefix = qwen2_5_vl.token_embeds(student, ids[:, :split], torch.cat(videos) if videos else None)
+    embeds = torch.cat([prefix, qwen2_5_vl.token_embeds(student, ids[:, split:])], 1)
+    return embeds, F.pad(packed.position_ids, (0, missing))[:, :, start : start + width]
 
 
 def _regroup(values: Tensor, groups: Sequence[Group], counts: list[int]) -> list[list[Tensor]]:

@@ -5,9 +5,13 @@ import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from longrl.models import qwen2_5_vl
-from longrl.mrsp import prefix
+from longrl.mrsp import attention, prefix
+from longrl.mrsp.activations import limit_activations
+from longrl.mrsp.kernels import Blocks
+from tests.separate_sequences import exact_norm, gradients, relative, separate, video
 
 WORDS = ["<think>red</think><answer>A</answer>", "blue", "the ball moves left and then right", "", "red red red"]
+FLOAT, DOUBLE = 1e-5, 1e-9  # relative errors
 
 
 @pytest.fixture
@@ -19,56 +23,19 @@ def student(student_folder):
 
 @pytest.fixture
 def exact(student, monkeypatch):
-    """The student in float64, with the RMSNorm that casts to float32 replaced."""
-
-    def norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    monkeypatch.setattr(modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, "forward", norm)
+    """The student in float64 throughout."""
+    monkeypatch.setattr(modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, "forward", exact_norm)
     student.model.double()
     return student
 
 
-def video(student, prompt, seed=0):
-    shape = (prompt.video_tokens, student.hidden_size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(student.model.dtype)
-
-
-def separate(student, prompt, embeds, responses, temperature=1.0):
-    """Oracle: one whole sequence for each response, Hugging Face's own attention, full logits."""
-    out = []
-    for response in responses:
-        ids = torch.tensor([prompt.expanded + list(response)])
-        start = len(prompt.expanded)
-        inputs = student.model.get_input_embeddings()(ids)
-        if embeds is not None:
-            at = torch.arange(len(prompt.head), len(prompt.head) + prompt.video_tokens)
-            inputs = inputs.index_copy(1, at, embeds[None])
-        positions = qwen2_5_vl.positions(student, prompt, extra=len(response))[:, None]
-        student.model.set_attn_implementation({"text_config": "sdpa"})
-        logits = student.model(inputs_embeds=inputs, position_ids=positions, use_cache=False).logits
-        qwen2_5_vl.prepare(student.model)
-        scores = (logits[0, start - 1 : -1] / temperature).log_softmax(-1)
-        out.append(scores.gather(1, ids[0, start:, None])[:, 0])
-    return out
-
-
-def gradients(student, rows):
-    student.model.zero_grad()
-    weights = torch.Generator().manual_seed(3)
-    loss = sum((row * torch.randn(len(row), generator=weights, dtype=torch.float64)).sum() for row in rows)
-    loss.backward()
-    return {name: p.grad.clone() for name, p in student.model.named_parameters() if p.grad is not None}
-
-
-def assert_equal(student, ours, theirs, values, slopes):
+def assert_equal(student, ours, theirs, tolerance):
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, atol=values, rtol=0, check_dtype=False)
+        torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance, check_dtype=False)
     ours, theirs = gradients(student, ours), gradients(student, theirs)
     assert ours.keys() == theirs.keys()
-    for name, expected in theirs.items():
-        error = (ours[name] - expected).norm() / expected.norm().clamp_min(1e-12)
-        assert error < slopes or expected.norm() < 1e-6, f"{name}: relative gradient error {error:.1e}"
+    worst = max((relative(ours[name], expected), name) for name, expected in theirs.items())
+    assert worst[0] < tolerance, worst
 
 
 @pytest.mark.parametrize("kernel", ["cascade", "concatenated"])
@@ -76,14 +43,14 @@ def test_a_group_of_ragged_responses_equals_separate_sequences(student, kernel):
     prompt = student.chat.prompt("what moves", (8, 4, 4), 1.7)
     embeds, responses = video(student, prompt), [student.chat.response(text) for text in WORDS]
     ours = prefix.score(student, [prefix.response_group(prompt, embeds, responses)], kernel=kernel).logprobs[0]
-    assert_equal(student, ours, separate(student, prompt, embeds, responses), 3e-5, 1e-4)
+    assert_equal(student, ours, separate(student, prompt, embeds, responses), FLOAT)
 
 
 def test_equality_in_double_precision(exact):
     prompt = exact.chat.prompt("what moves", (8, 4, 4), 1.7)
     embeds, responses = video(exact, prompt), [exact.chat.response(text) for text in WORDS]
     ours = prefix.group_logprobs(exact, prompt, embeds, responses)
-    assert_equal(exact, ours, separate(exact, prompt, embeds, responses), 1e-9, 1e-9)
+    assert_equal(exact, ours, separate(exact, prompt, embeds, responses), DOUBLE)
 
 
 def test_groups_of_different_prompts_and_sizes_in_one_batch(exact):
@@ -102,7 +69,7 @@ def test_groups_of_different_prompts_and_sizes_in_one_batch(exact):
         for parts in zip(prompts, embeds, responses, strict=True)
         for row in separate(exact, *parts, temperature=0.7)
     ]
-    assert_equal(exact, ours, theirs, 1e-9, 1e-9)
+    assert_equal(exact, ours, theirs, DOUBLE)
 
 
 def test_questions_on_one_video_equal_separate_sequences(exact):
@@ -111,7 +78,7 @@ def test_questions_on_one_video_equal_separate_sequences(exact):
     embeds = video(exact, prompts[0])
     (ours,) = prefix.score(exact, [prefix.question_group(prompts, embeds, responses)]).logprobs
     theirs = [separate(exact, p, embeds, [r])[0] for p, r in zip(prompts, responses, strict=True)]
-    assert_equal(exact, ours, theirs, 1e-9, 1e-9)
+    assert_equal(exact, ours, theirs, DOUBLE)
 
 
 def test_gradients_reach_the_video(exact):
@@ -125,14 +92,57 @@ def test_gradients_reach_the_video(exact):
     torch.testing.assert_close(*slopes, atol=1e-9, rtol=1e-9)
 
 
-def test_gradient_checkpointing_changes_nothing(student):
-    prompt = student.chat.prompt("what moves", (4, 4, 4), 1.7)
-    embeds, responses = video(student, prompt), [student.chat.response(text) for text in WORDS[:3]]
-    without = gradients(student, prefix.group_logprobs(student, prompt, embeds, responses))
-    student.model.gradient_checkpointing_enable({"use_reentrant": False})
-    with_it = gradients(student, prefix.group_logprobs(student, prompt, embeds, responses))
-    for name, expected in without.items():
-        torch.testing.assert_close(with_it[name], expected, atol=1e-6, rtol=1e-5)
+@pytest.mark.parametrize("lengths", [(0, 60, 3), (0, 0), (1, 0, 0), (60, 60)])
+def test_responses_of_no_and_of_many_tokens(exact, lengths):
+    prompt = exact.chat.prompt("what moves", (4, 4, 4), 1.7)
+    responses = [[20 + (7 * i) % 200 for i in range(length)] for length in lengths]
+    embeds = video(exact, prompt)
+    ours = prefix.group_logprobs(exact, prompt, embeds, responses)
+    assert [len(row) for row in ours] == list(lengths)
+    assert_equal(exact, ours, separate(exact, prompt, embeds, responses), DOUBLE)
+
+
+@pytest.mark.parametrize(("checkpointing", "tiles"), [("recompute", 1), ("offload", 1), ("none", 3), ("recompute", 3)])
+def test_keeping_fewer_activations_changes_nothing(exact, checkpointing, tiles):
+    """Nor does a forward of several ragged groups, one without a video."""
+    prompts = [exact.chat.prompt("what moves", (4, 4, 4), 1.7), exact.chat.prompt("which")]
+    embeds = [video(exact, prompts[0]), None]
+    responses = [[exact.chat.response(text) for text in texts] for texts in (WORDS[:3], WORDS[1:])]
+    parts = list(zip(prompts, embeds, responses, strict=True))
+    theirs = [row for part in parts for row in separate(exact, *part)]
+    limit_activations(exact, checkpointing, tiles)
+    scored = prefix.score(exact, [prefix.response_group(*part) for part in parts])
+    assert_equal(exact, [row for group in scored.logprobs for row in group], theirs, DOUBLE)
+
+
+def test_checkpoints_keep_less(student):
+    prompt = student.chat.prompt("what moves", (8, 4, 4), 1.7)
+    embeds, responses = video(student, prompt), [student.chat.response(text) for text in WORDS]
+    kept = []
+    for checkpointing in ("none", "recompute"):
+        limit_activations(student, checkpointing)
+        sizes: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: sizes.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x,
+            lambda x: x,
+        ):
+            prefix.group_logprobs(student, prompt, embeds, responses)
+        kept.append(sum(sizes.values()))
+    assert kept[1] < 0.6 * kept[0], kept
+
+
+def test_another_kernel_gives_the_same(exact, monkeypatch):
+    """The cascade is the same code on every device; here its kernel is the one for any of them."""
+    monkeypatch.setattr(attention, "kernel_for", lambda query: Blocks())
+    test_groups_of_different_prompts_and_sizes_in_one_batch(exact)
+
+
+def test_embeddings_of_another_frame_plan_are_refused(student):
+    prompt = student.chat.prompt("what", (4, 4, 4), 1.7)
+    embeds = video(student, student.chat.prompt("what", (2, 4, 4), 1.7))
+    for wrong in (embeds, None):
+        with pytest.raises(ValueError, match=r"group 0: its prompt has 16 video tokens .* of one frame plan"):
+            prefix.group_logprobs(student, prompt, wrong, [[20, 21]])
 
 
 def test_a_pad_token_in_a_response_is_text(student):
