@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from longrl.config.base import Effort, Settings, Share
 
@@ -86,10 +86,27 @@ class SftSettings(Settings):
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
-    ranks: int = Field(2, ge=1, description="Data-parallel processes on this machine.")
+    ranks: int = Field(2, ge=1, description="Training processes on this machine.")
+    sequence_parallel: int = Field(
+        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
+    )
+    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
+        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
+    )
+    mlp_tiles: int = Effort(
+        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
+    )
     checkpoint_every: int = Effort(
         100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
     )
+
+    @field_validator("sequence_parallel")
+    @classmethod
+    def divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
+        """Groups that share sequences are of one size, so it must divide the number of ranks."""
+        if (ranks := info.data.get("ranks", degree)) % degree:
+            raise ValueError(f"the degree must divide ranks, which is {ranks}")
+        return degree
 
 
 class DifficultySettings(Settings):
@@ -130,10 +147,27 @@ class RlSettings(Settings):
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
-    ranks: int = Field(
-        2, ge=1, description="Data-parallel processes on this machine, each with its own rollout engine."
+    ranks: int = Field(2, ge=1, description="Training processes on this machine, each with its own rollout engine.")
+    sequence_parallel: int = Field(
+        1, ge=1, description="Ranks that share each packed sequence; SFT can, RL refuses more than 1 so far."
+    )
+    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
+        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
+    )
+    mlp_tiles: int = Effort(
+        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
     )
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
+
+    @field_validator("sequence_parallel")
+    @classmethod
+    def alone(cls, degree: int) -> int:
+        """Ranks roll out questions of their own, which those that share sequences would have to pool first."""
+        if degree > 1:
+            raise ValueError(
+                "RL does not share sequences over ranks yet; set it to 1 (sft.sequence_parallel may be more)"
+            )
+        return degree
 
 
 class EvaluateSettings(Settings):

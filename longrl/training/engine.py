@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from longrl.mrsp.ulysses import Shards
 from longrl.training.rank import TrainingError
 
 PATIENCE = 5  # skipped steps in a row before training is given up
@@ -98,9 +99,11 @@ class GuardedAdamW(torch.optim.AdamW):
 class Engine:
     """A model under DeepSpeed. `share(tokens)` scales the loss, `loss` computes and backs it, `step` updates."""
 
-    def __init__(self, model: nn.Module, settings: EngineSettings):
-        self.settings, self.model = settings, model
+    def __init__(self, model: nn.Module, settings: EngineSettings, shards: Shards | None = None):
+        self.settings, self.model, self.shards = settings, model, shards
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        degree = 1 if shards is None else shards.degree
+        self.replica, self.replicas = self.rank // degree, self.ranks // degree  # a sequence-parallel group is one
         self.skipped = 0  # steps left out so far
         self._in_a_row = self._backed = 0
         self._refused = False
@@ -133,8 +136,12 @@ class Engine:
         return self._engine.device
 
     def share(self, tokens: float) -> float:
-        """Factor for this rank's sum that makes the averaged gradient a mean over `tokens` global ones."""
-        return self.ranks / max(tokens, 1e-9)
+        """Factor for this rank's sum that makes the averaged gradient a mean over `tokens` global ones.
+
+        `tokens` is as `total` counts them. The ranks of a sequence-parallel group all count the tokens they share, but
+        each has only its part of their gradient; hence not `ranks`, but ranks² / replicas.
+        """
+        return self.ranks / max(tokens, 1e-9) * (self.ranks // self.replicas)
 
     def loss(self, function: Callable[[], Tensor]) -> float:
         """Compute a scalar loss and accumulate its gradients; every rank calls this equally often in a step.

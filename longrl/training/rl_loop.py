@@ -23,6 +23,7 @@ import torch.distributed as dist
 from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.models.qwen2_5_vl import Student
+from longrl.mrsp.activations import limit_activations
 from longrl.rollout import parity, vllm
 from longrl.training import grpo
 from longrl.training.advantages import group_relative
@@ -49,6 +50,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     torch.manual_seed(job["seed"])
     student = qwen2_5_vl.load(job["model"], settings.dtype, device)
     student.model.model.visual.requires_grad_(False)
+    limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
     reference = qwen2_5_vl.load(job["model"], settings.dtype, device) if settings.kl else None
     tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
     videos = Embeddings(student, job["embedding_cache"], job["frame_cache"], tables["videos"], frames)

@@ -1,6 +1,7 @@
 """What every rank of SFT runs.
 
-1. All ranks draw the whole step's examples and keep every n-th: no sampler state, no exchange of data.
+1. All ranks draw the whole step's examples and keep every n-th: no sampler state, no exchange of data. The ranks of a
+   sequence-parallel group keep the same ones, and share the work of each forward.
 2. A video goes through the tower and the language model once, however many questions are asked of it; the tower's call
    and the language model's are batched over videos.
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
@@ -29,7 +30,9 @@ from longrl.config import Categories, FrameSettings, SftSettings
 from longrl.models import qwen2_5_vl
 from longrl.models.chat import Prompt
 from longrl.models.qwen2_5_vl import Student
+from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.prefix import Group, question_group, score
+from longrl.mrsp.ulysses import make_shards
 from longrl.training.checkpoint import Checkpoints, export
 from longrl.training.engine import Engine, EngineSettings, join, learning_rate
 from longrl.training.examples import Example, Examples, View
@@ -52,7 +55,9 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     rank, ranks = join(device)
     torch.manual_seed(job["seed"])
     student = qwen2_5_vl.load(job["model"], settings.dtype, device)
+    shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
     student.model.model.visual.requires_grad_(not settings.freeze_vision)
+    limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
 
     special = set(student.tokenizer.all_special_ids)
     words = [token for token in range(len(student.tokenizer)) if token not in special]
@@ -72,6 +77,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         EngineSettings(
             settings.zero_stage, settings.dtype, settings.betas, settings.weight_decay, settings.gradient_clipping
         ),
+        shards,
     )
     checkpoints = Checkpoints(Path(job["folder"]), engine)
     step = resumed = checkpoints.restore()
@@ -138,14 +144,14 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
     started = time.monotonic()
     phase, within = examples.phase(step)
     drawn = examples.step(step)
-    shares = {kind: build(student, everything, engine.rank, engine.ranks) for kind, everything in drawn.items()}
+    shares = {kind: build(student, everything, engine.replica, engine.replicas) for kind, everything in drawn.items()}
     totals = engine.total(*(float(share.weights.sum()) for share in shares.values()))
     sums: list[float] = []
     for share, total in zip(shares.values(), totals, strict=True):
         sums += forward_backward(engine, student, share, cache, total)
     rate = learning_rate(within, phase.steps, phase.learning_rate, phase.warmup, phase.decay)
     norm = engine.step(rate)
-    sums = engine.total(*sums, float(sum(share.tokens for share in shares.values())))
+    sums = engine.total(*sums, sum(share.tokens for share in shares.values()) * engine.replicas / engine.ranks)
     width = 3 + 2 * len(CLASSES)
     parts = {kind: sums[i * width : (i + 1) * width] for i, kind in enumerate(shares)}
     by_kind = {kind: part[0] / max(total, 1e-9) for (kind, part), total in zip(parts.items(), totals, strict=True)}
@@ -182,7 +188,7 @@ def forward_backward(engine: Engine, student: Student, share: Share, cache: Fram
 
     def compute() -> Tensor:
         attach_videos(student, share, cache)
-        scored = score(student, share.groups)
+        scored = score(student, share.groups, shards=engine.shards)
         logprobs = torch.cat([row for group in scored.logprobs for row in group])
         correct = torch.cat([row for group in scored.correct for row in group])
         weights = share.weights.to(logprobs.device)
@@ -216,10 +222,10 @@ def attach_videos(student: Student, share: Share, cache: FrameCache) -> None:
         group.video_embeds = video
 
 
-def build(student: Student, everything: Sequence[Example], rank: int, ranks: int) -> Share:
-    """This rank's part of a kind's examples as groups; one that weighs nothing where the rank has none."""
-    mine = everything[rank::ranks] or everything[:1]
-    idle = rank >= len(everything)
+def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
+    """A replica's part of a kind's examples as groups; one that weighs nothing where the replica has none."""
+    mine = everything[replica::replicas] or everything[:1]
+    idle = replica >= len(everything)
     weights: list[float] = []
     lengths: list[int] = []
     classes: list[str] = []

@@ -139,6 +139,29 @@ def test_rl_trains_on_what_the_engine_sampled(reinforced):
     assert rows[1]["cache_hits"] == 2 * RL.prompts_per_step
 
 
+@pytest.mark.parametrize("zero_stage", [0, pytest.param(3, marks=pytest.mark.slow)])
+def test_two_ranks_on_each_sequence_take_the_steps_of_one(corpus, tmp_path, zero_stage):
+    mixture = Mixture(questions=3, reading=2, clip_captions=1)
+    phases = (Phase(name="mixed", steps=2, warmup=0, mixture=mixture),)
+    refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
+    start = qwen2_5_vl.load(corpus.model.file("hf")).model.state_dict()
+    curves, ends = [], []
+    for ranks in (1, 2):
+        shared = {"ranks": ranks, "sequence_parallel": ranks, "zero_stage": zero_stage if ranks > 1 else 0}
+        settings = SFT.model_copy(update=shared | {"phases": phases})
+        ref = sft(settings, FRAMES, *refs, Warehouse(tmp_path / str(ranks)), 0)
+        curves.append(steps(ref))
+        ends.append(qwen2_5_vl.load(ref.file("hf")).model.state_dict())
+    for one, two in zip(*curves, strict=True):
+        for name in ("tokens", "token_accuracy", "exact"):
+            assert two[name] == one[name]
+        assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
+        assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
+    moved = sum((ends[0][name] - start[name]).square().sum() for name in start)
+    apart = sum((ends[0][name] - ends[1][name]).square().sum() for name in start)
+    assert apart < 1e-4 * moved  # Adam's first steps are signs of gradients: tiny ones may round either way
+
+
 def test_rl_freezes_the_tower_and_changes_the_rest(tuned, reinforced):
     before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (tuned, reinforced))
     changed = {name for name in before if not before[name].equal(after[name])}
