@@ -42,7 +42,8 @@ class Draw:
         self.lengths = torch.randint(1, LONGEST + 1, (12,), generator=random)
         tokens = int(self.lengths.sum())
         self.old = -2 * torch.rand(tokens, generator=random, dtype=torch.float64)
-        self.new = self.old + 0.3 * torch.randn(tokens, generator=random, dtype=torch.float64)
+        drift = torch.randn(12, generator=random, dtype=torch.float64).repeat_interleave(self.lengths)
+        self.new = self.old + 0.3 * torch.randn(tokens, generator=random, dtype=torch.float64) + 0.3 * drift
         self.reference = self.old + 0.3 * torch.randn(tokens, generator=random, dtype=torch.float64)
         self.weights = 2 * torch.rand(tokens, generator=random, dtype=torch.float64)
 
