@@ -28,6 +28,7 @@ import math
 import resource
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,12 +41,12 @@ from longrl.training.rl_update import Sums
 SPANS = ("encode", "rollout", "reward", "logprob", "forward", "backward", "update", "sync", "other")
 
 
-def row(batch: Batch, sums: Sums, clock: dict[str, float], cache: dict[str, float]) -> dict[str, Any]:
+def row(batch: Batch, sums: Sums, clock: dict[str, float], cache: Mapping[str, float]) -> dict[str, Any]:
     """The step's metrics, the same on every rank but for the seconds; every rank calls it.
 
     `clock` holds this rank's seconds by name and `cache` the numbers of its embedding cache.
     """
-    everyone = gathered(counts(batch, sums) | cache)
+    everyone = gathered({**counts(batch, sums), **cache})
     total: dict[str, float] = defaultdict(float)
     for part in everyone:
         for name, value in part.items():
