@@ -97,7 +97,7 @@ def push(engine: Engine, sampler: vllm.Engine) -> None:
 
 def told(row: dict[str, Any]) -> str:
     """A step in a few words."""
-    words = {"reward": "{:.3f}", "accuracy": "{:.0%} right"}
+    words = {"reward": "reward {:.3f}", "accuracy": "right {:.0%}"}
     return ", ".join(form.format(row[name]) for name, form in words.items() if row[name] is not None)
 
 
