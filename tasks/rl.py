@@ -2,6 +2,7 @@
 
 from longrl.config import FrameSettings, RlSettings
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from tasks.keys import export_key
 from tasks.stage_task import stage_task
 
 
@@ -18,4 +19,5 @@ def rl(
     """Reinforce on questions not seen in SFT."""
     from longrl.training.rl import rl as run
 
+    export_key(settings.server)
     return run(settings, frames, sft, dataset, videos, warehouse, seed)

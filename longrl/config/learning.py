@@ -7,6 +7,9 @@ from typing import Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from longrl.config.base import Effort, Settings, Share
+from longrl.config.data import TeacherServer
+
+REWARDS = ("accuracy", "format", "length", "overlong", "judge")
 
 
 class FrameSettings(Settings):
@@ -121,21 +124,62 @@ class DifficultySettings(Settings):
 
 
 class RlSettings(Settings):
-    """GRPO on questions not seen in SFT, with rollouts from cached video embeddings."""
+    """RL on questions not seen in SFT, with rollouts from cached video embeddings.
 
-    steps: int = Field(40, ge=0, description="Optimizer steps.")
-    prompts_per_step: int = Field(24, ge=1, description="Questions rolled out in a step (over all ranks).")
+    The default is DAPO's loss without its dynamic sampling (`refills`) and overlong shaping (the reward `overlong`).
+    """
+
+    steps: int = Field(40, ge=0, description="Batches of rollouts.")
+    prompts_per_step: int = Field(24, ge=1, description="Questions rolled out in a step (all ranks), refills apart.")
     group_size: int = Field(8, ge=2, description="Samples of each question (G).")
     max_tokens: int = Field(96, ge=8, description="Longest response in tokens.")
     temperature: float = Field(1.0, gt=0.0, description="Sampling temperature of the rollouts.")
+    algorithm: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "reinforce++", "reinforce++-baseline"] = (
+        Field("dapo", description="Advantages, loss and normalisation, each told in longrl/training/algorithms/.")
+    )
+    refills: int = Field(
+        0,
+        ge=0,
+        description="Extra rounds of rollouts that replace groups with equal rewards, at most so many a step; above 0 "
+        "such groups are dropped whatever the algorithm.",
+    )
+    updates_per_batch: int = Field(
+        1,
+        ge=1,
+        description="Mini-batches of a step's groups, each an optimizer update; clipping acts from the second on.",
+    )
     learning_rate: float = Field(5e-5, gt=0.0, description="Peak learning rate.")
     warmup: int = Field(3, ge=0, description="Steps of linear warm-up.")
     decay: Share = Field(0.0, description="Share of the steps, at the end, over which the rate falls to a tenth.")
-    clip_low: float = Field(0.2, gt=0.0, description="Lower clip range of the ratio.")
-    clip_high: float = Field(0.2, gt=0.0, description="Upper clip range of the ratio.")
-    kl: float = Field(0.0, ge=0.0, description="Weight of the KL to the SFT model (k3 estimator).")
-    accuracy_weight: Share = Field(0.9, description="Weight of a right answer in the reward.")
-    format_weight: Share = Field(0.1, description="Weight of the think/answer format in the reward.")
+    clip_low: float | None = Field(
+        None, gt=0.0, description="Lower clip range of the ratio; null: the algorithm's own."
+    )
+    clip_high: float | None = Field(
+        None, gt=0.0, description="Upper clip range of the ratio; null: the algorithm's own."
+    )
+    kl: float = Field(0.0, ge=0.0, description="Weight in the loss of the KL to the SFT model; 0: none.")
+    kl_estimator: Literal["k1", "k3"] = Field("k3", description="How the KL is estimated from sampled tokens.")
+    rewards: dict[str, float] = Field(
+        {"accuracy": 0.9, "format": 0.1},
+        description="Weights of the rewards: accuracy, format, length, overlong, judge, or a Python function of one's "
+        "own as path/to/file.py:function or module:function (longrl/training/rewards.py).",
+    )
+    truncated: Literal["keep", "mask", "penalise"] = Field(
+        "penalise",
+        description="Responses cut at max_tokens: judged like any other; left out of loss and baseline; or earning "
+        "nothing (penalties stay).",
+    )
+    server: TeacherServer = Field(
+        default_factory=TeacherServer, description="The server behind the reward `judge`, which judges open answers."
+    )
+    order: Literal["shuffle", "easy_to_hard", "length_bucketed"] = Field(
+        "shuffle", description="Order of the questions in an epoch: by chance, by pass rate, or alike lengths together."
+    )
+    patience: int = Effort(
+        10,
+        ge=1,
+        description="Steps in a row in which nothing could be learned (all groups' rewards equal) before an error.",
+    )
     shuffle_rewards: bool = Field(
         False, description="Control: rewards are permuted over the batch, so nothing can be learned."
     )
@@ -168,6 +212,19 @@ class RlSettings(Settings):
                 "RL does not share sequences over ranks yet; set it to 1 (sft.sequence_parallel may be more)"
             )
         return degree
+
+    @field_validator("rewards")
+    @classmethod
+    def known(cls, rewards: dict[str, float]) -> dict[str, float]:
+        """At least one reward, each by its name or as a function's address."""
+        if not rewards:
+            raise ValueError("at least one reward is needed")
+        for name in rewards:
+            if name not in REWARDS and not all(name.rpartition(":")):
+                raise ValueError(
+                    f"unknown reward {name!r}; there are {', '.join(REWARDS)}, and path/to/file.py:function"
+                )
+        return rewards
 
 
 class EvaluateSettings(Settings):

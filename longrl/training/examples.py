@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -52,10 +52,14 @@ class Example:
 
 @dataclass
 class Cycle:
-    """Endless shuffled epochs over some items; position p is the same item in every process."""
+    """Endless shuffled epochs over some items; position p is the same item in every process.
+
+    `arrange` turns an epoch's shuffled indices into the order wanted.
+    """
 
     name: str
     items: Sequence[Any]
+    arrange: Callable[[list[int]], list[int]] = list
     _orders: dict[int, list[int]] = field(default_factory=dict, repr=False)
 
     def take(self, start: int, count: int) -> list[Any]:
@@ -66,6 +70,7 @@ class Cycle:
         if epoch not in self._orders:
             order = list(range(len(self.items)))
             random.Random(f"{self.name} {epoch}").shuffle(order)
+            order = self.arrange(order)
             self._orders = {e: o for e, o in self._orders.items() if e >= epoch - 1} | {epoch: order}
         return self._orders[epoch]
 

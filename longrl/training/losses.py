@@ -44,6 +44,18 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.expm1(gap) - gap
 
 
+def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Estimate per token of KL(policy || reference): policy - reference, unbiased, of either sign, high variance.
+
+    As a value it is right; as a loss its gradient is that of the token's logprob, whatever the reference says, and on
+    fresh samples 0 on average. Source: Schulman (2020), estimator k1; Liu et al. (arXiv:2510.01555) on it as a loss.
+
+    >>> kl_k1(torch.tensor([-1.0]), torch.tensor([-1.5])).item()
+    0.5
+    """
+    return logprobs - reference_logprobs
+
+
 def truncated_importance(trainer_logprobs: Tensor, rollout_logprobs: Tensor, cap: float = 2.0) -> Tensor:
     """Weight that corrects for sampling with another engine than the trained one: min(p_trainer / p_rollout, cap).
 

@@ -1,4 +1,4 @@
-"""The RL stage: GRPO on questions that SFT has not seen.
+"""The RL stage: policy gradients on questions that SFT has not seen.
 
 This is the Prefect side: it starts `rl_loop` on the ranks, shows its progress and keeps the result. It imports no
 torch.
@@ -7,8 +7,10 @@ torch.
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from longrl.config import FrameSettings, RlSettings
+from longrl.training.rewards import code
 from longrl.training.sft import run_ranks
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
@@ -26,9 +28,10 @@ def rl(
 ) -> ArtifactRef:
     """Train the result of `sft` on the split "rl": `hf/` holds the result, `metrics.jsonl` a line per step.
 
-    Videos that can't be decoded are rejects. Raises `TrainingError` with the rank's own words or the end of its log:
-    among others when trainer and rollout engine disagree before the first step. Run again, the stage goes on from its
-    last checkpoint.
+    The code of one's own rewards is part of the key. Videos that can't be decoded are rejects. Raises `RewardError`
+    when there is no such code, and `TrainingError` with the rank's own words or the end of its log: among others when
+    trainer and rollout engine disagree before the first step, or nothing can be learned. Run again, the stage goes on
+    from its last checkpoint.
     """
 
     def build(draft: Draft) -> None:
@@ -45,4 +48,7 @@ def rl(
         run_ranks("longrl.training.rl_loop", job, settings.ranks, draft, "rl", settings.steps)
 
     inputs = {"sft": sft, "dataset": dataset, "videos": videos}
-    return warehouse.produce("rl", VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)
+    parts: dict[str, Any] = {"settings": settings, "frames": frames, "seed": seed}
+    if digests := code(settings.rewards):
+        parts["rewards"] = digests
+    return warehouse.produce("rl", VERSION, parts, inputs, build)

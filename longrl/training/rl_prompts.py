@@ -36,9 +36,12 @@ class Embeddings:
         video = self.videos[video_id]
         return View(video_id, video["path"], plan(video["duration"], self.frames.budget, self.frames))
 
-    def encode(self, dataset: pl.DataFrame, messages: Messages) -> list[dict[str, Any]]:
-        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded."""
-        rows, left_out = choices(dataset)
+    def encode(self, dataset: pl.DataFrame, messages: Messages, judged: bool = False) -> list[dict[str, Any]]:
+        """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded.
+
+        Open questions are among them where they are `judged`.
+        """
+        rows, left_out = answerable(dataset, judged)
         if dist.get_rank() == 0:
             messages.send("facts", open_questions_left_out=left_out)
         rank, ranks = dist.get_rank(), dist.get_world_size()
@@ -60,7 +63,8 @@ class Embeddings:
         kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
         if not kept:
             raise TrainingError(
-                "no multiple-choice question of the split rl has a video that can be decoded; lower curate.sft_share"
+                "no question of the split rl that can be rewarded has a video that can be decoded; "
+                "lower curate.sft_share"
             )
         return kept
 
@@ -77,19 +81,22 @@ class Embeddings:
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
 
 
-def choices(dataset: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """The multiple-choice questions of the split "rl", and how many open ones are left out: rewards read letters."""
+def answerable(dataset: pl.DataFrame, judged: bool) -> tuple[pl.DataFrame, int]:
+    """The questions of the split "rl" that can be rewarded, and how many open ones are left out.
+
+    Without a judge rewards read letters, so open questions have none.
+    """
     split = dataset.filter(pl.col("split") == "rl")
-    rows = split.filter(pl.col("kind") == "choice").sort("question_id")
+    rows = split.filter((pl.col("kind") == "choice") | judged).sort("question_id")
     return rows, split.height - rows.height
 
 
-def context(student: Student, videos: Embeddings, questions: list[dict[str, Any]], settings: RlSettings) -> int:
-    """Tokens of the longest prompt and response, rounded up to 128."""
-    longest = 0
+def prompt_lengths(student: Student, videos: Embeddings, questions: list[dict[str, Any]]) -> list[int]:
+    """Tokens of each question's prompt, its video's included."""
+    lengths = []
     for row in questions:
         view = videos.view(row["video_id"])
         grid = (-(-len(view.plan.times) // 2), view.plan.height // 14, view.plan.width // 14)
         prompt = student.chat.prompt(question_text(row["question"], row["options"]), grid, view.plan.second_per_grid)
-        longest = max(longest, len(prompt.head) + prompt.video_tokens + len(prompt.tail))
-    return -(-(longest + settings.max_tokens) // 128) * 128
+        lengths.append(len(prompt.head) + prompt.video_tokens + len(prompt.tail))
+    return lengths

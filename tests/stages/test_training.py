@@ -29,7 +29,18 @@ SFT = SftSettings(
     loss_weights=(1.0, 1.0, 1.0, 1.0),
     checkpoint_every=10,
 )
-RL = RlSettings(steps=2, prompts_per_step=6, group_size=4, max_tokens=24, learning_rate=1e-3, warmup=0, kl=0.01)
+# So many samples, so hot, and rounds to replace groups of equal rewards: some group differs whatever the rounding.
+RL = RlSettings(
+    steps=2,
+    prompts_per_step=6,
+    group_size=8,
+    temperature=1.2,
+    refills=2,
+    max_tokens=24,
+    learning_rate=1e-3,
+    warmup=0,
+    kl=0.01,
+)
 CALL = """
 import json, sys
 from pathlib import Path
@@ -136,7 +147,14 @@ def test_rl_trains_on_what_the_engine_sampled(reinforced):
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     assert rows[1]["kl"] > 0
     assert rows[0]["cache_encodes"] == 2  # the split's videos, once
-    assert rows[1]["cache_hits"] == 2 * RL.prompts_per_step
+    assert rows[1]["cache_hits"] == rows[0]["prompts"] + rows[1]["prompts"]
+    for row in rows:
+        assert row["rewards"] == {"accuracy": row["accuracy"], "format": row["format"]}
+        assert row["prompts"] == row["groups"] + row["zero_variance_groups"] >= RL.prompts_per_step
+        assert (row["updates"], row["penalised"], row["masked"]) == (1, row["truncated"], 0)
+        spent = [row[f"seconds_{name}"] for name in ("rollout", "logprob", "forward", "backward", "update", "sync")]
+        assert min(spent) > 0
+        assert sum(spent) <= row["seconds"]
 
 
 @pytest.mark.parametrize("zero_stage", [0, pytest.param(3, marks=pytest.mark.slow)])

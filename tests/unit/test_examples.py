@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from longrl.config import FrameSettings, Mixture, Phase, SftSettings
 from longrl.models.chat import ChatFormat
 from longrl.training.examples import Cycle, Examples
-from longrl.training.rl_prompts import choices
+from longrl.training.rl_prompts import answerable
 from longrl.training.turns import question_turn, recall_drill, tokenize
 from longrl.video import stories
 from tests.story_corpus import caption_rows, question_rows
@@ -197,6 +197,6 @@ def test_rl_leaves_open_questions_out_and_counts_them(tables):
     first, *_ = tables["dataset"].filter(pl.col("split") == "rl")["question_id"]
     kind = pl.when(pl.col("question_id") == first).then(pl.lit("open")).otherwise(pl.lit("choice"))
     dataset = tables["dataset"].with_columns(kind=kind)
-    rows, left_out = choices(dataset)
+    rows, left_out = answerable(dataset, judged=False)
     assert left_out == 1
     assert rows.height == dataset.filter(pl.col("split") == "rl").height - 1

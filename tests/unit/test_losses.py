@@ -1,38 +1,11 @@
-"""GRPO's parts against calculations made another way: plain Python loops, autograd and numeric integration."""
+"""Losses against calculations made another way: written-out cases, autograd and numeric integration."""
 
 import math
-import statistics
 
 import pytest
 import torch
 
-from longrl.training.advantages import group_relative
-from longrl.training.losses import clipped_policy_loss, kl_k3, truncated_importance, weighted_cross_entropy
-from longrl.training.rewards import choice_reward, shuffled
-
-OPTIONS = ["the red one", "the blue one", "the green one", "none of them"]
-
-
-def test_advantages_equal_a_loop_over_groups():
-    rewards = torch.rand(5, 8, generator=torch.Generator().manual_seed(0))
-    expected = [
-        [(value - statistics.mean(row)) / statistics.stdev(row) for value in row] for row in rewards.double().tolist()
-    ]
-    advantages, informative = group_relative(rewards)
-    torch.testing.assert_close(advantages.double(), torch.tensor(expected, dtype=torch.float64), atol=1e-5, rtol=1e-5)
-    assert informative.all()
-
-
-def test_equal_rewards_teach_nothing():
-    advantages, informative = group_relative(torch.tensor([[0.1] * 8, [0.9] * 8, [1.0] * 7 + [0.0]]))
-    assert informative.tolist() == [False, False, True]
-    assert (advantages[:2] == 0).all()
-
-
-def test_a_group_with_a_nan_reward_is_left_out():
-    advantages, informative = group_relative(torch.tensor([[1.0, float("nan")], [1.0, 0.0]]))
-    assert informative.tolist() == [False, True]
-    assert torch.isfinite(advantages).all()
+from longrl.training.losses import clipped_policy_loss, kl_k1, kl_k3, truncated_importance, weighted_cross_entropy
 
 
 @pytest.mark.parametrize("advantage", [1.5, -1.5])
@@ -60,12 +33,13 @@ def test_on_policy_gradient_is_reinforce():
     torch.testing.assert_close(logits.grad, expected)
 
 
-def test_k3_is_an_unbiased_estimate_of_the_kl():
+@pytest.mark.parametrize("estimate", [kl_k1, kl_k3])
+def test_the_estimates_of_the_kl_are_unbiased(estimate):
     generator = torch.Generator().manual_seed(2)
     policy = torch.randn(7, generator=generator).log_softmax(-1)
     reference = torch.randn(7, generator=generator).log_softmax(-1)
     exact = (policy.exp() * (policy - reference)).sum()
-    expectation = (policy.exp() * kl_k3(policy, reference)).sum()
+    expectation = (policy.exp() * estimate(policy, reference)).sum()
     torch.testing.assert_close(expectation, exact)
     assert (kl_k3(policy, reference) >= 0).all()
 
@@ -83,25 +57,3 @@ def test_cross_entropy_sums_equal_torchs():
     logprobs = logits.log_softmax(-1)[torch.arange(9), targets]
     expected = (torch.nn.functional.cross_entropy(logits, targets, reduction="none") * weights).sum()
     torch.testing.assert_close(weighted_cross_entropy(logprobs, weights), expected)
-
-
-@pytest.mark.parametrize(
-    ("response", "finish", "expected"),
-    [
-        ("<think>It is seen.</think><answer>B</answer>", "stop", (1.0, 1.0, 1.0)),
-        ("<think>It is seen.</think><answer>C</answer>", "stop", (0.1, 0.0, 1.0)),
-        ("<think>It is seen.</think><answer> the  blue one </answer>", "stop", (1.0, 1.0, 1.0)),
-        ("<think>It is seen.</think> B", "stop", (0.9, 1.0, 0.0)),
-        ("<think>It is B", "length", (0.0, 0.0, 0.0)),
-        ("", "stop", (0.0, 0.0, 0.0)),
-    ],
-)
-def test_rewards(response, finish, expected):
-    reward = choice_reward(response, finish, OPTIONS, gold="B")
-    assert (reward.total, reward.accuracy, reward.format) == pytest.approx(expected)
-
-
-def test_shuffled_rewards_are_a_permutation_fixed_by_the_seed():
-    rewards = [float(value) for value in range(40)]
-    assert shuffled(rewards, "a") == shuffled(rewards, "a") != shuffled(rewards, "b")
-    assert sorted(shuffled(rewards, "a")) == rewards

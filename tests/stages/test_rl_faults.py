@@ -1,0 +1,86 @@
+"""RL runs that must end in words, and one that learns from open answers, with real ranks and a real engine."""
+
+import json
+
+import polars as pl
+import pytest
+
+from longrl.config import FrameSettings, Mixture, Phase, RlSettings, SftSettings, TeacherServer
+from longrl.training.rank import TrainingError
+from longrl.training.rl import rl
+from longrl.training.sft import sft
+from longrl.warehouse.artifacts import Warehouse
+from tests.stages.misbehaving_server import MisbehavingServer, text_of
+from tests.story_corpus import make_corpus
+
+pytestmark = pytest.mark.slow
+
+FRAMES = FrameSettings(budget=4, budgets=(4,))
+RL = RlSettings(steps=9, prompts_per_step=2, group_size=2, max_tokens=8, ranks=1)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("corpus"), 4, brief=True, heads=2)
+
+
+@pytest.fixture(scope="module")
+def tuned(corpus):
+    phases = (Phase(name="q", steps=2, mixture=Mixture(questions=2)),)
+    settings = SftSettings(phases=phases, ranks=1)
+    return sft(settings, FRAMES, corpus.model, corpus.dataset, corpus.captions, corpus.videos, corpus.warehouse, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1.0", r"in 3 steps in a row .* raise rl\.temperature"),
+        ("float('nan')", "5 steps in a row had a loss or reward"),
+    ],
+    ids=["equal", "nan"],
+)
+def test_a_run_with_nothing_to_learn_from_ends_in_words(corpus, tuned, tmp_path, value, message):
+    (tmp_path / "mine.py").write_text(f"def mine(response):\n    return {value}\n")
+    settings = RL.model_copy(update={"rewards": {f"{tmp_path}/mine.py:mine": 1.0}, "patience": 3})
+    warehouse = Warehouse(tmp_path / "warehouse")
+    with pytest.raises(TrainingError, match=message):
+        rl(settings, FRAMES, tuned, corpus.dataset, corpus.videos, warehouse, 0)
+    [log] = (tmp_path / "warehouse").glob("rl/.draft-*/metrics.jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(rows) == (2 if value == "1.0" else 4)
+    for row in rows:
+        assert row["gradient_norm"] is row["loss"] is None
+        assert row["zero_variance_groups" if value == "1.0" else "not_finite_groups"] == 2
+
+
+def test_open_answers_are_learned_from_by_a_judge_s_word(corpus, tuned, tmp_path):
+    dataset = corpus.dataset.table().with_columns(
+        kind=pl.lit("open"), options=pl.lit([], dtype=pl.List(pl.String)), answer=pl.lit("the red one")
+    )
+    warehouse = Warehouse(tmp_path)
+    opened = warehouse.produce("curate", 1, {"made": "open"}, {}, lambda draft: draft.write(dataset))
+
+    def judge(handler):
+        said = text_of(handler.body).split("Given answer:")[1].splitlines()[0]
+        score = len(said) % 5 / 4
+        content = json.dumps({"reason": "", "score": score}) if len(said) % 7 else "I will not say."
+        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        handler.send(200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+    with MisbehavingServer(judge) as server:
+        changes = {
+            "steps": 2, "group_size": 6, "rewards": {"judge": 1.0}, "truncated": "keep", "algorithm": "grpo",
+            "updates_per_batch": 2, "learning_rate": 1e-3, "warmup": 0,
+            "server": TeacherServer(base_url=server.url, retries=0),
+        }  # fmt: skip
+        trained = rl(RL.model_copy(update=changes), FRAMES, tuned, opened, corpus.videos, warehouse, 0)
+    rows = [json.loads(line) for line in trained.file("metrics.jsonl").read_text().splitlines()]
+    assert trained.facts()["judge"] == "first-model"
+    assert trained.facts()["open_questions_left_out"] == 0
+    for row in rows:
+        assert row["accuracy"] is None
+        assert 0 < row["rewards"]["judge"] < 1
+        assert 1 <= row["updates"] <= 2
+        assert row["seconds_logprob"] > 0
+        assert row["truncated"] > 0 == row["penalised"]
+    assert server.requests
