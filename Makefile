@@ -15,6 +15,9 @@ DATASET ?=
 FORMAT ?=
 OUT ?=
 RUNNER ?=
+GPUS ?= 1
+GPU_GIB ?= 80
+FRAMES ?=
 
 BIN := .venv/bin
 RUN := $(BIN)/python
@@ -27,7 +30,7 @@ ARGUMENTS = --recipe "$(RECIPE)" --warehouse "$(WAREHOUSE)" $(if $(VIDEOS),--vid
   $(if $(DATASET),--dataset "$(DATASET)") $(if $(FORMAT),--format $(FORMAT)) $(foreach s,$(SET),--set $(s))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline dataset train evaluate rerun export config test test-all bench lint format docs lock clean
+.PHONY: help setup pipeline dataset train evaluate rerun export config plan test test-all bench lint format docs lock clean
 
 help: ## list the targets and the variables they take
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,7 +39,7 @@ help: ## list the targets and the variables they take
 	@echo "  SEED=0             corpus, splits and training     WAREHOUSE=dir  where artifacts go"
 	@echo "  TEACHER=measured   or openai                       SET='rl.steps=80 sft.ranks=1'  any setting"
 	@echo "  DATASET=path       questions written elsewhere     FORMAT=llava   huggingface, llava, longvideo-reason, video-r1"
-	@echo "  RUNNER=prefect     or ray"
+	@echo "  RUNNER=prefect     or ray                          GPUS=8 GPU_GIB=80 FRAMES=512  what make plan reckons with"
 
 setup: .venv/ready ## create .venv from requirements.lock (done by every other target when needed)
 
@@ -70,6 +73,10 @@ export: setup ## write the newest dataset for others: make export FORMAT=hugging
 config: setup ## print the resolved configuration and stop
 	@$(RUN) -m flows.pipeline $(ARGUMENTS) --dry-run
 
+plan: setup ## predict memory and seconds of an RL step: make plan RECIPE=qwen2.5-vl-7b GPUS=8 FRAMES=512
+	@$(BIN)/longrl plan --recipe "$(RECIPE)" --gpus "$(GPUS)" --gpu-gib "$(GPU_GIB)" $(if $(FRAMES),--frames $(FRAMES)) \
+	  $(foreach s,$(SET),--set $(s)) $(ARGS)
+
 test: setup ## run the tests
 	@$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
 
@@ -88,7 +95,7 @@ format: setup ## format the code
 	@$(BIN)/ruff format --quiet .
 	@$(BIN)/ruff check --fix --quiet .
 
-docs: setup ## write docs/configuration.md from the settings
+docs: setup ## write docs/configuration.md from the settings, and the figures of benchmarks/README.md
 	@$(RUN) -m docs.generate
 
 lock: setup ## resolve pyproject.toml into requirements.lock anew

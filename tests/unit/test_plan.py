@@ -1,0 +1,180 @@
+"""The plan: sizes and arithmetic against published numbers and hand calculation; the degree; the command."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from longrl.cli import main
+from longrl.config import ModelSettings, load_config
+from longrl.models.shape import PUBLISHED, Shape, ShapeError, from_config, shape_of
+from longrl.mrsp.costs import Machine, Work, activation_bytes, all_to_all, host_bytes, layer_bytes, memory, seconds
+from longrl.mrsp.plan import PlanError, check_degree, choose, legal_degrees, work_of
+
+SMALL = Shape(
+    layers=2,
+    hidden=8,
+    heads=2,
+    key_heads=1,
+    feed_forward=16,
+    vocabulary=10,
+    tied=True,
+    depth=2,
+    width=4,
+    tower_feed_forward=6,
+    full_blocks=1,
+)
+THREE, SEVEN = (from_config(PUBLISHED[f"Qwen2.5-VL-{size}-Instruct"]) for size in ("3B", "7B"))
+
+
+def test_parameters_are_the_published_ones():
+    assert (THREE.parameters, SEVEN.parameters) == (3_754_622_976, 8_292_166_656)
+    assert (THREE.text_parameters, SEVEN.text_parameters) == (3_085_938_688, 7_615_616_512)  # Qwen2.5's own
+
+
+def test_a_published_name_needs_no_folder_and_another_one_does():
+    assert shape_of(ModelSettings(path="models/Qwen2.5-VL-7B-Instruct")) == SEVEN
+    with pytest.raises(ShapeError, match=r"models/Other has no config\.json.*Qwen2\.5-VL-3B-Instruct"):
+        shape_of(ModelSettings(path="models/Other"))
+
+
+def test_arithmetic_of_a_group_by_hand():
+    # A layer's matrices: 8 x (8 + 8 query and output, 4 + 4 key and value, 3 x 16 feed-forward) = 576 weights.
+    # 4 + 2 x 3 tokens see 4 x 4 / 2 pairs in the prompt and 2 x (3 x 4 + 3 x 3 / 2) in the responses: 41.
+    flops = SMALL.group(prompt=4, responses=2, response=3)
+    assert flops.matrices == 2 * 10 * 2 * 576 + 2 * 6 * 10 * 8
+    assert flops.attention == 4 * 41 * 8 * 2
+    assert flops.training() == 3 * 24_000 + 3.5 * 2_624
+    assert flops.training(recompute=True) == 4 * 24_000 + 4.5 * 2_624
+
+
+def test_arithmetic_of_the_tower_by_hand():
+    # 4 frames of 28 x 28: 2 temporal patches of 4, a window holds them all. A block has 4 x 4 x 4 + 3 x 4 x 6 weights.
+    flops = SMALL.encode(frames=4, height=28, width=28)
+    assert flops.matrices == 2 * 8 * (2 * 136 + 1176 * 4) + 2 * 2 * (16 * 16 + 16 * 8)
+    assert flops.attention == 4 * 8 * (4 + 4) * 4
+    assert SMALL.video_tokens(4, 28, 28) == 2
+
+
+def test_activations_by_hand():
+    # norms 2 x 3 x 8, attention 3 x 8 + 2 x 4, feed-forward 4 x 16: 144 numbers, and 2 log-sum-exps.
+    assert layer_bytes(SMALL, 4) == 144 * 4 + 8
+    rest = 3 * 8 * 4  # the final norm
+    backward = (3 * 16 + 2 * 8) * 4  # gradients within a layer
+    whole = Work(prompt=4, video=2, response=3, group=2, prompts=1, number_bytes=4)
+    assert activation_bytes(SMALL, 1, whole) == 2 * 584 + rest + backward
+    again = replace(whole, checkpointing="recompute")
+    assert activation_bytes(SMALL, 1, again) == 2 * 8 * 4 + 584 + rest + backward
+    tiled = replace(whole, checkpointing="offload", tiles=7)
+    assert activation_bytes(SMALL, 1, tiled) == 584 - 4 * 16 * 4 + rest + (16 + 2 * 8) * 4
+
+
+def step(**changes) -> Work:
+    return replace(Work(prompt=50_000, video=49_800, response=1024, group=8, prompts=16), **changes)
+
+
+def test_zero_shards_what_its_stage_says():
+    trained = SEVEN.text_parameters
+    parts = [memory(SEVEN, step(zero_stage=stage), gpus=8) for stage in range(4)]
+    assert [part["optimizer"] for part in parts] == [trained * 12, *[trained * 12 // 8] * 3]
+    assert [part["gradients"] for part in parts] == [trained * 2, trained * 2, *[trained * 2 // 8] * 2]
+    assert [part["weights"] for part in parts[:3]] == [SEVEN.parameters * 2] * 3
+    assert parts[3]["weights"] < SEVEN.parameters
+    assert memory(SEVEN, step(offload="optimizer"))["optimizer"] == 0
+    gathered = SEVEN.vocabulary * SEVEN.hidden * 2  # larger than two layers
+    assert memory(SEVEN, step(zero_stage=3, offload="all"), gpus=8)["weights"] == gathered
+
+
+def test_rollouts_keep_a_prompt_once_for_its_group():
+    assert memory(SEVEN, step(), gpus=8)["rollout KV cache"] == (50_000 + 8 * 1024) * 2 * 512 * 28 * 2
+
+
+def test_a_sleeping_engine_and_the_update_do_not_meet():
+    awake, asleep = memory(SEVEN, step()), memory(SEVEN, step(sleep=True))
+    rollout, update = ({name for name in awake if name.startswith("rollout")}, {"gradients", "activations", "logits"})
+    assert set(awake) - set(asleep) == rollout  # at this length the update is the fuller moment
+    assert set(awake) - set(memory(SEVEN, step(sleep=True, prompt=100, response=10, zero_stage=2), 8)) == update
+
+
+def test_what_is_offloaded_is_on_the_host():
+    work = step(offload="optimizer", checkpointing="offload", degree=2)
+    inputs = 8 * (work.tokens // 2) * 28 * 3584 * 2
+    assert host_bytes(SEVEN, work, gpus=8) == SEVEN.text_parameters * 12 + inputs
+    assert host_bytes(SEVEN, step(checkpointing="recompute"), gpus=8) == 0
+
+
+def test_seconds_by_hand():
+    machine = Machine(gpus=1, tflops=1e-6, memory_gbs=1e-6, link_gbs=1)  # 1 MFLOP/s, 1 kB/s
+    work = Work(prompt=4, video=2, response=3, group=2, prompts=1, frames=(2, 28, 28), number_bytes=4)
+    taken = seconds(SMALL, work, machine)
+    assert taken["forward and backward"] == pytest.approx((3 * 24_000 / 0.7 + 3.5 * 2_624 / 0.5) / 1e6)
+    assert taken["rollout prefill"] == pytest.approx((2 * 4 * 2 * 576 / 0.7 + 4 * 8 * 8 * 2 / 0.5) / 1e6)
+    cache = 2 * 4 * 2 * 4  # bytes of a token's keys and values
+    read = SMALL.text_parameters * 4 + 2 * 5.5 * cache
+    assert taken["rollout decode"] == pytest.approx(3 * read / 1e3)
+    assert (taken["all-to-all"], taken["gradients"], taken["inputs to the host"]) == (0, 0, 0)
+    tiled = seconds(SMALL, replace(work, tiles=4, checkpointing="recompute"), machine)
+    feed_forward = 2 * (3 + 2 * 4) * 2 * 3 * 8 * 16  # of the packed row: 3 tokens, and 4 for each response
+    assert tiled["forward and backward"] == pytest.approx(((4 * 24_000 + feed_forward) / 0.7 + 4.5 * 2_624 / 0.5) / 1e6)
+
+
+def test_exchanges_by_hand():
+    # Half of a group's tokens, 2 x 3584 + 2 x 512 numbers of 2 bytes each, half of which leave the rank.
+    work = step(degree=2)
+    sent = (49_999 + 8 * 1025) / 2 * (2 * 3584 + 2 * 512) * 2 / 2
+    assert all_to_all(SEVEN, work, Machine(link_gbs=100)) == pytest.approx(2 * 28 * (sent / 1e11 + 2 * 5e-5))
+
+
+@pytest.mark.parametrize(
+    ("shape", "gpus", "legal"),
+    [(SEVEN, 8, [1, 2, 4]), (THREE, 8, [1, 2, 4, 8]), (SEVEN, 7, [1, 7]), (THREE, 6, [1, 2])],
+)
+def test_legal_degrees_divide_gpus_and_heads(shape, gpus, legal):
+    assert legal_degrees(shape, gpus) == legal
+
+
+def test_an_illegal_degree_is_refused_in_words():
+    with pytest.raises(
+        PlanError, match="degree 8: 28 query heads cannot be shared out over 8 ranks; legal here: 1, 2, 4"
+    ):
+        check_degree(SEVEN, 8, 8)
+    with pytest.raises(PlanError, match="8 GPUs cannot be parted into teams of 3 and 28 query heads"):
+        check_degree(SEVEN, 8, 3)
+
+
+@pytest.mark.parametrize(("frames", "gib", "shared"), [(64, 200, False), (512, 80, False), (3600, 48, True)])
+def test_long_prompts_are_shared_and_short_ones_are_not(frames, gib, shared):
+    config = load_config("qwen2.5-vl-7b")
+    shape = shape_of(config.model)
+    chosen = choose(shape, work_of(config, shape, frames, sleep=True), Machine(gpus=8, gib=gib))
+    assert (chosen.work.degree > 1) == shared
+
+
+def test_few_prompts_share_the_gpus_only_where_that_saves_time():
+    slow = Machine(gpus=8, gib=1000, link_gbs=100)
+    assert choose(THREE, step(prompts=1), slow).work.degree == 8
+    assert choose(SMALL, step(prompt=100, response=10, prompts=1), slow).work.degree == 1
+
+
+def test_what_does_not_fit_says_what_would():
+    with pytest.raises(PlanError, match=r"nothing fits 1 x 80 GiB.*optimizer \d.*higher rl\.zero_stage"):
+        choose(SEVEN, step(), Machine(gpus=1))
+
+
+def test_the_command_prints_the_parts_without_loading_torch():
+    code = "import sys; from longrl.cli import main; status = main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    arguments = ["plan", "--recipe", "qwen2.5-vl-7b", "--gpus", "8", "--frames", "512"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert "512 frames of 252x448: 36,864 video tokens" in done.stdout
+    for part in ("optimizer", "activations", "rollout KV cache", "forward and backward", "sequence parallel: 1"):
+        assert part in done.stdout
+
+
+def test_the_command_refuses_in_one_line(capsys):
+    assert main(["plan", "--recipe", "qwen2.5-vl-7b", "--gpus", "8", "--degree", "8"]) == 1
+    assert capsys.readouterr().err.startswith("error: sequence-parallel degree 8: 28 query heads")
