@@ -203,15 +203,15 @@ def update(
     """The trainer's own update of one group."""
     import torch
 
-    from longrl.training import grpo
-    from longrl.training.advantages import group_relative
-    from longrl.training.rewards import Reward
+    from longrl.training.algorithms import algorithm
+    from longrl.training.rl_rollout import Batch, Sample
+    from longrl.training.rl_update import Updater
+    from longrl.training.stopwatch import Stopwatch
 
-    advantages, informative = group_relative(torch.tensor([rewards]))
-    earned = [Reward(reward, reward, 0.0) for reward in rewards]
-    sample = grpo.Sample("q", "plan", request, rollouts, earned, advantages[0], bool(informative[0]))
-    grpo.accumulate(engine, student, None, [sample], settings)
-    engine.step(1e-4)
+    chosen, earned = algorithm(settings), list[float | None](rewards)
+    advantages = chosen.advantages(torch.tensor([rewards]), torch.ones(1, len(rewards), dtype=torch.bool))[0]
+    sample = Sample("q", "plan", request, rollouts, [], earned, advantages)
+    Updater(engine, student, None, chosen, settings, Stopwatch()).update(Batch([sample], [sample]), 1e-4)
 
 
 def trl(

@@ -17,7 +17,7 @@ from typing import Literal
 
 from longrl.models.shape import Shape
 
-FORWARD_TOKENS = 16_384  # what `training.grpo` packs into one forward, at least one group
+FORWARD_TOKENS = 16_384  # what `training.rl_update` packs into one forward, at least one group
 CHUNK = 1024  # rows of logits alive at once in `mrsp.prefix`
 MATRICES, ATTENTION = 0.7, 0.5  # shares of the rate of one large matrix product that layers and attention reach
 LATENCY = 5e-5  # seconds of one collective, whatever its size

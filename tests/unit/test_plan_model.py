@@ -52,6 +52,6 @@ def test_activations_are_what_pytorch_keeps(loaded_student, student_folder):
 
 
 def test_packing_and_chunks_are_those_of_the_trainer():
-    from longrl.training import grpo
+    from longrl.training import rl_update
 
-    assert (costs.FORWARD_TOKENS, costs.CHUNK) == (grpo.TOKENS_PER_FORWARD, prefix.CHUNK)
+    assert (costs.FORWARD_TOKENS, costs.CHUNK) == (rl_update.TOKENS_PER_FORWARD, prefix.CHUNK)
