@@ -57,10 +57,15 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     engine = Engine(
         student.model,
         EngineSettings(
-            settings.zero_stage, settings.dtype, settings.betas, settings.weight_decay, settings.gradient_clipping
+            settings.zero_stage,
+            settings.dtype,
+            settings.betas,
+            settings.weight_decay,
+            settings.gradient_clipping,
+            settings.offload,
         ),
     )
-    checkpoints = Checkpoints(Path(job["folder"]), engine)
+    checkpoints = Checkpoints(Path(job["folder"]), engine, messages.warn)
     done = checkpoints.restore()
     sampler = vllm.Engine(job["model"], context(student, videos, questions, settings), job["seed"], settings.dtype)
     if done:
@@ -76,7 +81,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             checkpoints.save(step)
     export(engine, student, Path(job["model"]), Path(job["folder"]))
     if rank == 0:
-        messages.send("facts", steps=settings.steps, skipped=engine.skipped, resumed_from=done)
+        unsaved = {"checkpoints_failed": checkpoints.failed}
+        messages.send("facts", steps=settings.steps, skipped=engine.skipped, resumed_from=done, **unsaved)
 
 
 def push(engine: Engine, sampler: vllm.Engine) -> None:
