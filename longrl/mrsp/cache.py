@@ -162,7 +162,7 @@ class EmbeddingCache:
 
 def checksum(embeds: Tensor) -> str:
     """CRC-32 of a tensor's bytes, in hexadecimal."""
-    return f"{zlib.crc32(memoryview(embeds.view(torch.uint8).numpy())):08x}"
+    return f"{zlib.crc32(embeds.view(torch.uint8).numpy().data):08x}"
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -131,7 +131,7 @@ class OptimizerState:
             if (master := self._masters.get(id(parameter))) is not None:
                 (master if kind == "weight" else self._adam.state[master][kind]).copy_(whole)
             elif hasattr(parameter, "ds_tensor"):
-                size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)
+                size, rank = parameter.ds_tensor.numel(), dist.get_rank(parameter.ds_process_group)  # type: ignore[attr-defined]
                 part = whole.flatten()[size * rank : size * (rank + 1)]
                 part = nn.functional.pad(part, (0, size - part.numel()))  # the last rank's part may reach past the end
                 if kind == "weight":

@@ -30,7 +30,7 @@ LOW = {f"bfloat16 {stage}": {"zero_stage": stage, "dtype": "bfloat16"} for stage
 FROZEN = {"frozen tower": {"zero_stage": 3, "freeze_vision": True}}
 EXPLODING = {
     f"exploding, zero {stage} {dtype}": {"zero_stage": stage, "dtype": dtype, "explode": [2]}
-    for stage, dtype in [(0, "float32"), (2, "float32"), (3, "float32"), (0, "bfloat16"), (1, "bfloat16")]
+    for stage, dtype in [(0, "float32"), (2, "float32"), (0, "bfloat16"), (1, "bfloat16")]
 }
 FULL = {"disk full": {"zero_stage": 0, "save_at": [1, 2], "full_at": 2}}
 
