@@ -19,6 +19,12 @@ class FrameSettings(Settings):
     budgets: tuple[int, ...] = Field((4, 8, 16, 32), description="Frame budgets mixed in SFT and shown in evaluation.")
     height: int = Field(56, ge=28, description="Frame height in pixels, a multiple of 28.", multiple_of=28)
     width: int = Field(56, ge=28, description="Frame width in pixels, a multiple of 28.", multiple_of=28)
+    embedding_cache_gib: float = Effort(
+        50.0,
+        gt=0.0,
+        description="Size of the cache of video embeddings; beyond it the least recently used go, except those that "
+        "running jobs use.",
+    )
 
 
 class ModelSettings(Settings):
@@ -72,6 +78,14 @@ class Phase(Settings):
     mixture: Mixture = Field(description="What a step is made of.")
 
 
+def offload_fits_stage(offload: str, info: ValidationInfo) -> str:
+    """DeepSpeed offloads what ZeRO shards."""
+    least = {"none": 0, "optimizer": 1, "all": 3}[offload]
+    if (stage := info.data.get("zero_stage", least)) < least:
+        raise ValueError(f"offload {offload!r} needs zero_stage {least} or higher, not {stage}")
+    return offload
+
+
 class SftSettings(Settings):
     """Supervised fine-tuning on captions and chains of thought."""
 
@@ -87,10 +101,15 @@ class SftSettings(Settings):
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    zero_stage: Literal[0, 1, 2, 3] = Effort(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    offload: Literal["none", "optimizer", "all"] = Effort(
+        "none", description="Kept in the host's memory: AdamW's state (ZeRO 1-3), or all, the weights too (ZeRO 3)."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
-    ranks: int = Field(2, ge=1, description="Training processes on this machine.")
-    sequence_parallel: int = Field(
+    ranks: int = Effort(
+        2, ge=1, description="Training processes on this machine; a killed run may go on with another number."
+    )
+    sequence_parallel: int = Effort(
         1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
     )
     gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
@@ -102,6 +121,8 @@ class SftSettings(Settings):
     checkpoint_every: int = Effort(
         100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
     )
+
+    _offload = field_validator("offload")(offload_fits_stage)
 
     @field_validator("sequence_parallel")
     @classmethod
@@ -189,10 +210,18 @@ class RlSettings(Settings):
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    zero_stage: Literal[0, 1, 2, 3] = Effort(0, description="What DeepSpeed ZeRO shards over the ranks.")
+    offload: Literal["none", "optimizer", "all"] = Effort(
+        "none", description="Kept in the host's memory: AdamW's state (ZeRO 1-3), or all, the weights too (ZeRO 3)."
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers the model computes in.")
-    ranks: int = Field(2, ge=1, description="Training processes on this machine, each with its own rollout engine.")
-    sequence_parallel: int = Field(
+    ranks: int = Effort(
+        2,
+        ge=1,
+        description="Training processes on this machine, each with its own rollout engine; a killed run may go on with "
+        "another number.",
+    )
+    sequence_parallel: int = Effort(
         1, ge=1, description="Ranks that share each packed sequence; SFT can, RL refuses more than 1 so far."
     )
     gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
@@ -202,6 +231,8 @@ class RlSettings(Settings):
         1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
     )
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
+
+    _offload = field_validator("offload")(offload_fits_stage)
 
     @field_validator("sequence_parallel")
     @classmethod

@@ -49,7 +49,8 @@ def difficulty(
         open_asks = [ask for ask in asks if ask.plan is not None and ask.key not in answers]
         if open_asks:
             folders = {"student": str(student.file("hf"))}
-            engines = answer(settings, open_asks, folders, films, draft, warehouse, seed, settings.temperature)
+            temperature = settings.temperature
+            engines = answer(settings, frames, open_asks, folders, films, draft, warehouse, seed, temperature)
             draft.facts["engines"] = engines
             answers |= draft.ledger.get_many(ask.key for ask in open_asks)
         rates, failures = pass_rates(asks, answers)

@@ -89,7 +89,7 @@ def evaluate(
         draft.facts["open_questions_left_out"] = split.height - len(questions)  # here letters are scored
         if open_asks:
             folders = {name: str(ref.file("hf")) for name, ref in models.items()}
-            draft.facts["engines"] = answer(settings, open_asks, folders, films, draft, warehouse, seed)
+            draft.facts["engines"] = answer(settings, frames, open_asks, folders, films, draft, warehouse, seed)
             answers |= draft.ledger.get_many(ask.key for ask in open_asks)
         rows = [row(ask, answers.get(ask.key, {})) for ask in asks]
         draft.facts["errors"] = sum(item["error"] is not None for item in rows)
@@ -164,6 +164,7 @@ def derangement(names: list[str], seed: int) -> dict[str, str]:
 
 def answer(
     settings: EvaluateSettings | DifficultySettings,
+    frames: FrameSettings,
     asks: list[Ask],
     folders: Mapping[str, str],
     films: Mapping[str, dict[str, Any]],
@@ -184,6 +185,7 @@ def answer(
         "plans": {ask.plan.digest: asdict(ask.plan) for ask in unique if ask.plan},
         "paths": {ask.seen: films[ask.seen]["path"] for ask in unique},
         "max_tokens": settings.max_tokens,
+        "embedding_cache_gib": frames.embedding_cache_gib,
         "seed": seed,
     }
     done: dict[int, int] = {}

@@ -46,7 +46,8 @@ class Responder:
         self.job, self.rank, self.messages = job, rank, messages
         warehouse = Warehouse(job["warehouse"])
         self.ledger = warehouse.ledger(job["stage"])
-        self.frames, self.embeds = FrameCache(warehouse.cache("frames")), EmbeddingCache(warehouse.cache("embeddings"))
+        self.frames = FrameCache(warehouse.cache("frames"))
+        self.embeds = EmbeddingCache(warehouse.cache("embeddings"), job["embedding_cache_gib"])
         self.plans = {
             digest: FramePlan(tuple(plan["times"]), plan["height"], plan["width"])
             for digest, plan in job["plans"].items()
@@ -65,7 +66,7 @@ class Responder:
             rank=self.rank,
             responses=self.done,
             tokens=self.tokens,
-            embeds={"cached": self.embeds.hits, "encoded": self.embeds.misses},
+            embeds={"cached": self.embeds.hits, "encoded": self.embeds.encodes},
             seconds={name: round(value, 1) for name, value in self.seconds.items()},
             cpu_seconds=round(time.process_time(), 1),
         )

@@ -1,10 +1,13 @@
 """Checkpoints to resume from, and the Hugging Face folder at the end.
 
-    .checkpoints/step-000200/{engine/..., rng-<rank>.pt, state.json}
+    .checkpoints/step-000200/{state-000.safetensors, ..., rng-<rank>.safetensors, state.json}
 
-All ranks write into a temporary folder; when all are done, rank 0 adds `state.json`, renames the folder and removes the
-one before. A checkpoint is therefore whole or absent, and the last good one is never gone. Data order needs no state:
-examples are a function of seed and step.
+1. All ranks write into a temporary folder; when all are done, rank 0 adds `state.json`, renames the folder and removes
+   the one before. A checkpoint is therefore whole or absent, and the last good one is never gone.
+2. A checkpoint that can't be written (a full disk) is given up on all ranks: the last good one stays, and the run goes
+   on with a warning. What it would lose when killed is more than usual; what it has learned is not at stake.
+3. Another number of ranks, ZeRO stage or offload reads it as well (see `state`). Data order needs no state: examples
+   and rollouts are functions of seed and step. Video embeddings are found again by their keys.
 """
 
 from __future__ import annotations
@@ -12,76 +15,130 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from longrl.models.qwen2_5_vl import Student
-from longrl.training.engine import Engine
+from longrl.training.engine import Engine, anywhere
+from longrl.training.rank import TrainingError
 
 
 class Checkpoints:
-    """The resumable state of one training run."""
+    """The resumable state of one training run; `warn` gets a sentence for each checkpoint that could not be written."""
 
-    def __init__(self, folder: Path, engine: Engine):
-        self.folder, self.engine = folder / ".checkpoints", engine
+    def __init__(self, folder: Path, engine: Engine, warn: Callable[[str], None] = print):
+        self.folder, self.engine, self.warn = folder / ".checkpoints", engine, warn
+        self.failed = 0  # checkpoints that could not be written
         self.notes: dict[str, Any] = {}  # what the restored checkpoint was saved with
 
-    def save(self, step: int, **notes: Any) -> None:
-        """Save after `step`, with notes (JSON values) that a resumed run needs; every rank calls it."""
-        temporary = self.folder / ".writing"
-        if self.engine.rank == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+    def save(self, step: int, **notes: Any) -> bool:
+        """Save after `step`, with notes (JSON values) that a resumed run needs; every rank calls it.
+
+        Returns whether there is such a checkpoint now.
+        """
+        temporary, lead = self.folder / ".writing", self.engine.rank == 0
+        failure: Exception | None = None
+        try:
+            if lead:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+        except OSError as error:
+            failure = error
         dist.barrier()
-        self.engine.save(str(temporary))
-        torch.save(torch.get_rng_state(), temporary / f"rng-{self.engine.rank}.pt")
-        dist.barrier()
-        if self.engine.rank == 0:
-            fits = {"ranks": self.engine.ranks, "zero_stage": self.engine.settings.zero_stage}
-            state = {"step": step, **fits, "notes": notes}
-            with (temporary / "state.json").open("w") as file:
-                json.dump(state, file)
-                file.flush()
+        try:
+            state = {"step": step, **self.engine.save(temporary), "notes": notes}
+            save_file(rng_states(), temporary / f"rng-{self.engine.rank}.safetensors")
+        except (OSError, SafetensorError) as error:
+            failure = failure or error
+        whole = not self._anywhere(failure)
+        if whole and lead:
+            try:
+                self._publish(temporary, self.folder / f"step-{step:06d}", state)
+            except OSError as error:
+                failure = error
+        whole = whole and not self._anywhere(failure)
+        if not whole:
+            self.failed += 1
+            if failure:
+                self.warn(f"the checkpoint of step {step} could not be written ({failure}); the last one stays")
+            if lead:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return whole
+
+    def _anywhere(self, failure: Exception | None) -> bool:
+        return anywhere(failure is not None, self.engine.device)
+
+    def _publish(self, temporary: Path, final: Path, state: dict[str, Any]) -> None:
+        """Make the written files last, put the folder in its place, and remove older ones."""
+        (temporary / "state.json").write_text(json.dumps(state))
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
                 os.fsync(file.fileno())
-            older = self.found()
-            final = self.folder / f"step-{step:06d}"
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
-            for path in older:
-                if path != final:
-                    shutil.rmtree(path)
-        dist.barrier()
+        older = self.found()
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        for path in older:
+            if path != final:
+                shutil.rmtree(path)
 
     def restore(self) -> int:
-        """Load the newest checkpoint that fits this run; returns its step, 0 when there is none."""
-        for path in reversed(self.found()):
-            state = json.loads((path / "state.json").read_text())
-            if (state["ranks"], state["zero_stage"]) == (self.engine.ranks, self.engine.settings.zero_stage):
-                self.engine.load(str(path))
-                torch.set_rng_state(torch.load(path / f"rng-{self.engine.rank}.pt"))
-                self.notes = state["notes"]
-                return int(state["step"])
-        return 0
+        """Load the newest checkpoint; returns its step, 0 when there is none.
+
+        Raises `TrainingError` when it is damaged.
+        """
+        if not (found := self.found()):
+            return 0
+        state = json.loads((found[-1] / "state.json").read_text())
+        self.engine.load(found[-1], state["updates"], state["skipped"])
+        if (path := found[-1] / f"rng-{self.engine.rank}.safetensors").exists():  # else there were fewer ranks
+            set_rng_states(load_file(path))
+        self.notes = state["notes"]
+        return int(state["step"])
 
     def found(self) -> list[Path]:
         """Whole checkpoints, oldest first."""
         return sorted(path.parent for path in self.folder.glob("step-*/state.json"))
 
 
+def rng_states() -> dict[str, Tensor]:
+    """The states of torch's random generators on this rank."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else states
+
+
+def set_rng_states(states: dict[str, Tensor]) -> None:
+    """Put the generators back to these states."""
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def export(engine: Engine, student: Student, source: Path, folder: Path) -> None:
     """Write `folder/hf`, an ordinary Hugging Face folder; every rank calls it.
 
-    Tokenizer, processor and chat template are copied from `source`, the weights are those of now.
+    Tokenizer, processor and chat template are copied from `source`, the weights are those of now. Raises
+    `TrainingError` when it can't be written.
     """
     with engine.whole():
         if engine.rank == 0:
             temporary, final = folder / ".hf-writing", folder / "hf"
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
-            student.model.save_pretrained(temporary)
-            shutil.rmtree(final, ignore_errors=True)
-            temporary.rename(final)
+            try:
+                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
+                student.model.save_pretrained(temporary)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(temporary, ignore_errors=True)
+                raise TrainingError(
+                    f"cannot write the trained model to {final}: {error}; free space and run again: "
+                    "training goes on from its last checkpoint"
+                ) from error
     dist.barrier()

@@ -7,16 +7,21 @@ Where it departs from a DeepSpeed script as usually written:
    of parts of the model; ZeRO-3's hooks need them inside the engine's forward.
 3. A loss that isn't finite on any rank is skipped on all: no rank waits for a collective that another left out, and
    the optimizer's moments stay clean.
-4. Nothing is compiled at run time: the client's torch AdamW is used, and the shared-memory collectives aren't built.
+4. Nothing is compiled at run time: the client's torch AdamW is used, also where its state is offloaded to the CPU (its
+   fused CPU kernel takes the place of DeepSpeed's CPUAdam), and the shared-memory collectives aren't built.
+5. Checkpoints hold whole tensors by name (see `state`), so a run may go on with another number of ranks, ZeRO stage or
+   offload.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -26,6 +31,7 @@ from torch import Tensor, nn
 
 from longrl.mrsp.ulysses import Shards
 from longrl.training.rank import TrainingError
+from longrl.training.state import OptimizerState
 
 PATIENCE = 5  # skipped steps in a row before training is given up
 
@@ -39,6 +45,7 @@ class EngineSettings:
     betas: tuple[float, float]
     weight_decay: float
     gradient_clipping: float
+    offload: str = "none"  # to the CPU: "optimizer" (stages 1-3), "all" is optimizer and weights (stage 3)
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, decay: float) -> float:
@@ -78,15 +85,16 @@ class Trainee(nn.Module):
 class GuardedAdamW(torch.optim.AdamW):
     """AdamW that clips (where ZeRO doesn't) and leaves everything as it is when a gradient isn't finite on any rank."""
 
-    def __init__(self, *args: Any, clip: float | None, **kwargs: Any):
+    def __init__(self, *args: Any, clip: float | None, device: torch.device, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.clip, self.norm, self.refused = clip, float("nan"), False
+        self.clip, self.device = clip, device  # the collectives' device; offloaded gradients lie on another
+        self.norm, self.refused = float("nan"), False  # stays until it is set back: stage 3 steps part by part
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        self.refused = anywhere(not torch.isfinite(norm), norm.device)
+        self.refused = anywhere(self.refused or not torch.isfinite(norm), self.device)
         if self.refused:
             return
         if self.clip is not None:
@@ -109,19 +117,22 @@ class Engine:
         self._refused = False
         # ZeRO and the bf16 optimizer clip by themselves and know the norm of sharded gradients.
         self._plain = settings.zero_stage == 0 and settings.dtype == "float32"
-        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        trainable = list(named.values())
         self._optimizer = GuardedAdamW(
             trainable,
             lr=0.0,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            fused=self._plain,
+            fused=self._plain or settings.offload != "none",
             clip=settings.gradient_clipping if self._plain else None,
+            device=trainable[0].device,
         )
         trainee = Trainee(model)
         self._engine, *_ = deepspeed.initialize(
             model=trainee, optimizer=self._optimizer, model_parameters=trainable, config=deepspeed_config(settings)
         )
+        self._state = OptimizerState(self._engine, named)
         if settings.zero_stage == 3:  # the head's weight is used outside of its own module
             deepspeed.zero.register_external_parameter(trainee, model.get_output_embeddings().weight)  # type: ignore[operator]
 
@@ -163,16 +174,19 @@ class Engine:
         """
         refused, backed = self._refused, self._backed
         self._refused, self._backed = False, 0
+        norm = float("nan")
         if backed:
+            self._optimizer.refused = refused  # gradients of a half-refused step are used up without effect
             for group in self._engine.optimizer.param_groups:
-                group["lr"] = 0.0 if refused else rate  # gradients of a half-refused step are used up without effect
+                group["lr"] = rate
             self._engine.step()
-            refused = refused or self._optimizer.refused
+            norm = self._optimizer.norm if self._plain else float(self._engine.get_global_grad_norm() or 0.0)
+            refused = self._optimizer.refused or not math.isfinite(norm)  # DeepSpeed leaves out some such steps itself
         if refused or not backed:
             self.skip()
             return None
         self._in_a_row = 0
-        return self._optimizer.norm if self._plain else float(self._engine.get_global_grad_norm() or 0.0)
+        return norm
 
     def skip(self) -> None:
         """Count a step without an update; too many in a row end the training."""
@@ -193,18 +207,17 @@ class Engine:
         else:
             yield self.model
 
-    def save(self, folder: str) -> None:
-        """Write weights and optimizer state, sharded as they are; every rank calls it."""
-        self._engine.save_checkpoint(folder, tag="engine", client_state={"skipped": self.skipped})
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write weights and moments into `folder`; every rank calls it. Returns what `load` needs beside the files.
 
-    def load(self, folder: str) -> None:
-        """Read what `save` wrote with as many ranks and the same ZeRO stage."""
-        path, state = self._engine.load_checkpoint(folder, tag="engine")
-        if path is None:
-            raise TrainingError(
-                f"{folder} holds no DeepSpeed checkpoint; delete it to start this stage from its beginning"
-            )
-        self.skipped = state["skipped"]
+        Raises the `OSError` or `SafetensorError` of a file this rank could not write, after the last collective.
+        """
+        return {"updates": self._state.save(folder), "skipped": self.skipped}
+
+    def load(self, folder: Path, updates: int, skipped: int) -> None:
+        """Read what `save` wrote, with any number of ranks, stage and offload; every rank calls it."""
+        self._state.load(folder, updates)
+        self.skipped = skipped
 
 
 def anywhere(flag: bool | Tensor, device: torch.device) -> bool:
@@ -217,12 +230,19 @@ def anywhere(flag: bool | Tensor, device: torch.device) -> bool:
 def deepspeed_config(settings: EngineSettings) -> dict[str, Any]:
     """DeepSpeed's own configuration; `managed_gradient_accumulation` off means that `step` alone ends a step."""
     plain = settings.zero_stage == 0 and settings.dtype == "float32"
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    host = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if settings.offload != "none":
+        zero["offload_optimizer"] = host
+    if settings.offload == "all":
+        zero["offload_param"] = host
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": 0.0 if plain else settings.gradient_clipping,
-        "zero_optimization": {"stage": settings.zero_stage},
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": settings.dtype == "bfloat16"},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,

@@ -6,6 +6,10 @@ The stage runs in Prefect's process, training in these. On a rank's failure, on 
 here the group gets SIGTERM and, some seconds later, SIGKILL. When this process is itself killed, by SIGKILL even, the
 ranks see their lifeline end (see `rank`). torchrun is not used: it adds a third process between, and orphans its
 workers when it is killed.
+
+A rank that neither gives a sign of life nor computes for `SILENCE` seconds (it is frozen), and ranks that all wait for
+each other in collectives for `STANDSTILL`, end the group too. A rank that lives but never joins the others' collective
+is left to the collective's own time-out (half an hour, DeepSpeed's default): until then it may be slow work.
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from typing import Any
 from longrl.training.rank import LIFELINE, MESSAGES, RankLost, TrainingError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+SILENCE = 25.0  # seconds without a sign of life of some rank; if it computed nothing in as many more, the job ends
+STANDSTILL = 45.0  # seconds of all ranks waiting in a collective each that end it
 LOG_TAIL = 25  # lines of a failed rank's log that go into the error
 
 
@@ -42,7 +48,7 @@ def launch(
     `listen` gets every message of every rank, a dictionary with "kind". `threads` is OMP_NUM_THREADS of a rank.
 
     Raises `TrainingError` with the rank's own words, or with its exit status and the end of its log; `RankLost` when it
-    was killed by a signal.
+    was killed by a signal, froze, or all ranks wait for each other.
     """
     logs = folder / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -84,6 +90,7 @@ def supervise(
     selector = selectors.DefaultSelector()
     selector.register(incoming, selectors.EVENT_READ)
     rest = b""
+    pulse = Pulse(processes)
     while True:
         statuses = [process.poll() for process in processes]
         failed = [rank for rank, status in enumerate(statuses) if status]
@@ -96,15 +103,62 @@ def supervise(
             for message in map(json.loads, lines):
                 if message["kind"] == "error":
                     raise TrainingError(message["message"])
-                listen(message)
+                if message["kind"] == "alive":
+                    pulse.felt(message["rank"], message["waiting"])
+                else:
+                    listen(message)
             if not ended:
                 break
+        else:  # all that was said has been heard
+            pulse.check([status is None for status in statuses], logs)
         if failed:  # a rank that lost its peer exits by itself a little later: name the one that was killed first
             first = min(failed, key=lambda rank: statuses[rank] or 0)
             status = statuses[first] or 0
             raise (RankLost if status < 0 else TrainingError)(describe_failure(first, status, logs))
         if ended:
             return
+
+
+class Pulse:
+    """When each rank was last known to live, what it had computed by then, and for how long it had been waiting."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]]):
+        self.pids = [process.pid for process in processes]
+        self.heard = [time.monotonic()] * len(self.pids)
+        self.computed = [0] * len(self.pids)
+        self.waiting = [0.0] * len(self.pids)  # seconds in a collective
+
+    def felt(self, rank: int, waiting: float) -> None:
+        """A sign of life."""
+        self.heard[rank], self.waiting[rank] = time.monotonic(), waiting
+        self.computed[rank] = ticks(self.pids[rank])
+
+    def check(self, running: list[bool], logs: Path) -> None:
+        """Raise `RankLost` when a running rank is silent and idle, or when all ranks wait for each other."""
+        for rank, heard in enumerate(self.heard):
+            if not running[rank] or time.monotonic() - heard <= SILENCE:
+                continue
+            if ticks(self.pids[rank]) > self.computed[rank]:  # on a busy machine, or in a long call of a library
+                self.felt(rank, 0.0)
+                continue
+            raise RankLost(
+                f"training rank {rank} has given no sign of life for {SILENCE:.0f} s: it or its machine is frozen; "
+                f"run again to go on from the last checkpoint; its log is {logs / f'rank-{rank}.log'}"
+            )
+        if any(running) and min(w for w, runs in zip(self.waiting, running, strict=True) if runs) > STANDSTILL:
+            raise RankLost(
+                f"all ranks have been waiting for each other in a collective for {STANDSTILL:.0f} s; "
+                f"run again to go on from the last checkpoint; their logs are in {logs}"
+            )
+
+
+def ticks(pid: int) -> int:
+    """Clock ticks a process has computed for; 0 where the kernel doesn't tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0
+    return int(fields[11]) + int(fields[12])
 
 
 def describe_failure(rank: int, status: int, logs: Path) -> str:

@@ -63,10 +63,15 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     engine = Engine(
         student.model,
         EngineSettings(
-            settings.zero_stage, settings.dtype, settings.betas, settings.weight_decay, settings.gradient_clipping
+            settings.zero_stage,
+            settings.dtype,
+            settings.betas,
+            settings.weight_decay,
+            settings.gradient_clipping,
+            settings.offload,
         ),
     )
-    checkpoints = Checkpoints(Path(job["folder"]), engine)
+    checkpoints = Checkpoints(Path(job["folder"]), engine, messages.warn)
     done = checkpoints.restore()
     context = -(-(max(lengths) + settings.max_tokens) // 128) * 128
     sampler = vllm.Engine(job["model"], context, job["seed"], settings.dtype)
@@ -88,7 +93,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     export(engine, student, Path(job["model"]), Path(job["folder"]))
     if rank == 0:
         judge = {"judge": rewards.judge.model} if rewards.judge else {}
-        messages.send("facts", steps=settings.steps, skipped=engine.skipped, resumed_from=done, **judge)
+        told_once = {"skipped": engine.skipped, "checkpoints_failed": checkpoints.failed, "resumed_from": done}
+        messages.send("facts", steps=settings.steps, **told_once, **judge)
 
 
 def push(engine: Engine, sampler: vllm.Engine) -> None:

@@ -11,8 +11,8 @@ from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.models.chat import question_text
 from longrl.models.qwen2_5_vl import Student
-from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey
-from longrl.mrsp.encode import encode_videos
+from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
+from longrl.mrsp.encode import encode_together, encode_videos
 from longrl.rollout.vllm import Request
 from longrl.training.examples import View, plan
 from longrl.training.rank import Messages, TrainingError
@@ -25,11 +25,16 @@ class Embeddings:
     def __init__(
         self, student: Student, folder: str, frame_cache: str, videos: pl.DataFrame, frames: FrameSettings
     ) -> None:
-        self.cache, self.frame_cache, self.frames = EmbeddingCache(folder), FrameCache(frame_cache), frames
+        self.cache = EmbeddingCache(folder, frames.embedding_cache_gib)
+        self.frame_cache, self.frames = FrameCache(frame_cache), frames
         self.student, self.videos = student, {row["video_id"]: row for row in videos.iter_rows(named=True)}
         self.tower = qwen2_5_vl.tower_digest(student)
         self.dtype = str(student.model.dtype).removeprefix("torch.")
-        self.encoded = 0
+
+    @property
+    def encoded(self) -> int:
+        """Videos that this rank has put through the tower."""
+        return self.cache.encodes
 
     def view(self, video_id: str) -> View:
         """What the student sees of a video: the headline budget."""
@@ -45,19 +50,15 @@ class Embeddings:
         if dist.get_rank() == 0:
             messages.send("facts", open_questions_left_out=left_out)
         rank, ranks = dist.get_rank(), dist.get_world_size()
-        everything = sorted(set(rows["video_id"]))
-        failures: dict[str, str] = {}
-        mine = everything[rank::ranks]
-        for start in range(0, len(mine), 16):
+        views = [self.view(video_id) for video_id in sorted(set(rows["video_id"]))]
+
+        def report(done: int) -> None:
             if rank == 0:
-                messages.progress(0, f"encoding video {start * ranks + 1} of {len(everything)}")
-            views = [self.view(video_id) for video_id in mine[start : start + 16]]
-            wanted = [(view.video_id, view.path, view.plan) for view in views]
-            encode_videos(self.student, self.cache, self.frame_cache, wanted, failures)
-        self.encoded, self.cache.hits = self.cache.misses, 0
-        gathered: list[dict[str, str]] = [{}] * ranks
-        dist.all_gather_object(gathered, failures)
-        broken = {video_id: reason for part in gathered for video_id, reason in part.items()}
+                messages.progress(0, f"encoding video {min(done * ranks + 1, len(views))} of {len(views)}")
+
+        wanted = [(view.video_id, view.path, view.plan) for view in views]
+        broken = encode_together(self.student, self.cache, self.frame_cache, wanted, report)
+        self.cache.hits = 0
         for video_id, reason in sorted(broken.items()) if rank == 0 else ():
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
@@ -73,12 +74,20 @@ class Embeddings:
         view = self.view(row["video_id"])
         video = self.cache.get(EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype))
         if video is None:
-            raise TrainingError(f"the embedding of video {view.video_id} has left the cache; run again to encode it")
+            video = self.encode_again(view, settings.zero_stage)
         prompt = self.student.chat.prompt(
             question_text(row["question"], row["options"]), video.grid, view.plan.second_per_grid
         )
         embeds = video.embeds.to(self.student.device)
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
+
+    def encode_again(self, view: View, zero_stage: int) -> VideoEmbeds:
+        """An embedding whose file broke or was deleted while the run goes on."""
+        if zero_stage == 3:  # the tower's weights are spread over ranks that do not encode now
+            raise TrainingError(f"the embedding of video {view.video_id} has left the cache; run again to encode it")
+        wanted = [(view.video_id, view.path, view.plan)]
+        found = encode_videos(self.student, self.cache, self.frame_cache, wanted, tower=self.tower)
+        return found[view.video_id, view.plan.digest]
 
 
 def answerable(dataset: pl.DataFrame, judged: bool) -> tuple[pl.DataFrame, int]:

@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +18,8 @@ from longrl.training.launch import launch
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
 VERSION = 3
+
+log = logging.getLogger(__name__)
 
 
 def sft(
@@ -49,6 +52,7 @@ def sft(
             "model": str(model.file("hf")),
             "folder": str(draft.folder),
             "frame_cache": str(warehouse.cache("frames")),
+            "embedding_cache": str(warehouse.cache("embeddings")),
             "seed": seed,
         }
         steps = sum(phase.steps for phase in settings.phases)
@@ -77,5 +81,7 @@ def listener(draft: Draft, progress: Progress) -> Callable[[dict[str, Any]], Non
                 draft.reject(message["item"], message["rule"], message["reason"])
             case "facts":
                 draft.facts.update(message)
+            case "warning":
+                log.warning(message["message"])
 
     return listen

@@ -3,7 +3,7 @@
 1. All ranks draw the whole step's examples and keep every n-th: no sampler state, no exchange of data. The ranks of a
    sequence-parallel group keep the same ones, and share the work of each forward.
 2. A video goes through the tower and the language model once, however many questions are asked of it; the tower's call
-   and the language model's are batched over videos.
+   and the language model's are batched over videos. A frozen tower embeds every view once, before the first step.
 3. Loss on response tokens only, each with its own weight; the mean is over the *global* batch, kind by kind, and the
    kinds' losses add up. A rank without an example of some kind computes one that weighs nothing, so that all ranks make
    the same collectives.
@@ -23,7 +23,6 @@ from statistics import mean
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from longrl.config import Categories, FrameSettings, SftSettings
@@ -31,6 +30,7 @@ from longrl.models import qwen2_5_vl
 from longrl.models.chat import Prompt
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.activations import limit_activations
+from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.prefix import Group, question_group, score
 from longrl.mrsp.ulysses import make_shards
 from longrl.training.checkpoint import Checkpoints, export
@@ -39,8 +39,9 @@ from longrl.training.examples import Example, Examples, View
 from longrl.training.losses import weighted_cross_entropy
 from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages
+from longrl.training.sft_videos import Films, decode
 from longrl.training.turns import tokenize
-from longrl.video.decode import DecodeError, FrameCache
+from longrl.video.decode import FrameCache
 from longrl.warehouse.artifacts import ArtifactRef
 
 CLASSES = ("", *Categories)
@@ -52,7 +53,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     settings = SftSettings.model_validate(job["settings"])
     frames = FrameSettings.model_validate(job["frames"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rank, ranks = join(device)
+    rank, _ = join(device)
     torch.manual_seed(job["seed"])
     student = qwen2_5_vl.load(job["model"], settings.dtype, device)
     shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
@@ -66,26 +67,34 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     )
     draw = partial(Examples, settings, frames, videos, captions, dataset, job["seed"], words)
     examples = draw()
-    cache = FrameCache(job["frame_cache"])
-    if broken := decode(examples.views(), cache, rank, ranks, messages):
+    frame_cache = FrameCache(job["frame_cache"])
+    if broken := decode(examples.views(), frame_cache, messages):
         for video_id, reason in sorted(broken.items()) if rank == 0 else ():
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         examples = draw(broken=list(broken))
+    films = Films(student, frame_cache)
+    if settings.freeze_vision:
+        films.freeze(EmbeddingCache(job["embedding_cache"], frames.embedding_cache_gib), examples.views(), messages)
 
     engine = Engine(
         student.model,
         EngineSettings(
-            settings.zero_stage, settings.dtype, settings.betas, settings.weight_decay, settings.gradient_clipping
+            settings.zero_stage,
+            settings.dtype,
+            settings.betas,
+            settings.weight_decay,
+            settings.gradient_clipping,
+            settings.offload,
         ),
         shards,
     )
-    checkpoints = Checkpoints(Path(job["folder"]), engine)
+    checkpoints = Checkpoints(Path(job["folder"]), engine, messages.warn)
     step = resumed = checkpoints.restore()
     recent: list[float] = checkpoints.notes.get("recent", [])
     metrics = MetricsFile(Path(job["folder"]), resumed) if rank == 0 else None
     while step < examples.steps:
         step += 1
-        row = train_step(engine, student, examples, cache, step)
+        row = train_step(engine, student, examples, films, step)
         if metrics:
             metrics.write(**row)
             messages.progress(step, note(row))
@@ -100,27 +109,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             checkpoints.save(step, recent=recent)
     export(engine, student, Path(job["model"]), Path(job["folder"]))
     if rank == 0:
-        messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=resumed)
-
-
-def decode(views: Sequence[View], cache: FrameCache, rank: int, ranks: int, messages: Messages) -> dict[str, str]:
-    """Put every view's frames into the cache, videos shared out over the ranks; returns the broken ones' reasons."""
-    by_video: dict[str, list[View]] = {}
-    for view in views:
-        by_video.setdefault(view.video_id, []).append(view)
-    failures: dict[str, str] = {}
-    mine = sorted(by_video)[rank::ranks]
-    for number, video_id in enumerate(mine):
-        wanted = by_video[video_id]
-        try:
-            cache.get_many(video_id, wanted[0].path, [view.plan for view in wanted])
-        except DecodeError as error:
-            failures[video_id] = str(error)
-        if rank == 0:
-            messages.progress(0, f"decoding video {number * ranks + 1} of {len(by_video)}")
-    everyone: list[dict[str, str]] = [{}] * ranks
-    dist.all_gather_object(everyone, failures)
-    return {video_id: reason for part in everyone for video_id, reason in part.items()}
+        unsaved = {"checkpoints_failed": checkpoints.failed}
+        messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=resumed, **unsaved)
 
 
 @dataclass
@@ -139,7 +129,7 @@ class Share:
         return sum(len(group.prefix) + sum(map(len, group.suffixes)) for group in self.groups)
 
 
-def train_step(engine: Engine, student: Student, examples: Examples, cache: FrameCache, step: int) -> dict[str, Any]:
+def train_step(engine: Engine, student: Student, examples: Examples, films: Films, step: int) -> dict[str, Any]:
     """Take one step; returns its metrics, which are the same on every rank."""
     started = time.monotonic()
     phase, within = examples.phase(step)
@@ -148,7 +138,7 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
     totals = engine.total(*(float(share.weights.sum()) for share in shares.values()))
     sums: list[float] = []
     for share, total in zip(shares.values(), totals, strict=True):
-        sums += forward_backward(engine, student, share, cache, total)
+        sums += forward_backward(engine, student, share, films, total)
     rate = learning_rate(within, phase.steps, phase.learning_rate, phase.warmup, phase.decay)
     norm = engine.step(rate)
     sums = engine.total(*sums, sum(share.tokens for share in shares.values()) * engine.replicas / engine.ranks)
@@ -172,13 +162,22 @@ def train_step(engine: Engine, student: Student, examples: Examples, cache: Fram
         "learning_rate": rate,
         "gradient_norm": norm,
         "skipped": engine.skipped,
+        **cache_counts(engine, films),
         "tokens": int(sums[-1]),
         "tokens_per_second": sums[-1] / seconds,
         "seconds": seconds,
     }
 
 
-def forward_backward(engine: Engine, student: Student, share: Share, cache: FrameCache, total: float) -> list[float]:
+def cache_counts(engine: Engine, films: Films) -> dict[str, int]:
+    """Look-ups of embeddings that were found, and views that went through the frozen tower, on all ranks so far."""
+    if films.cache is None:
+        return {}
+    hits, encodes = engine.total(films.cache.hits, films.cache.encodes)
+    return {"cache_hits": int(hits), "cache_encodes": int(encodes)}
+
+
+def forward_backward(engine: Engine, student: Student, share: Share, films: Films, total: float) -> list[float]:
     """Accumulate gradients of this rank's part.
 
     Returns sums: weighted loss, right tokens, tokens, and for each of `CLASSES` the responses that are right word for
@@ -187,7 +186,7 @@ def forward_backward(engine: Engine, student: Student, share: Share, cache: Fram
     seen: list[float] = []
 
     def compute() -> Tensor:
-        attach_videos(student, share, cache)
+        attach_videos(share, films)
         scored = score(student, share.groups, shards=engine.shards)
         logprobs = torch.cat([row for group in scored.logprobs for row in group])
         correct = torch.cat([row for group in scored.correct for row in group])
@@ -210,16 +209,11 @@ def forward_backward(engine: Engine, student: Student, share: Share, cache: Fram
     return seen
 
 
-def attach_videos(student: Student, share: Share, cache: FrameCache) -> None:
-    """Encode the share's videos in one call of the tower and hang the embeddings into its groups."""
-    if not share.views:
-        return
-    cut = [qwen2_5_vl.patches(student, cache.get(view.video_id, view.path, view.plan)) for view in share.views]
-    trained = student.model.model.visual.patch_embed.proj.weight.requires_grad
-    with torch.set_grad_enabled(trained):
-        embeds = qwen2_5_vl.encode(student, [pixels for pixels, _ in cut], [grid for _, grid in cut])
-    for group, video in zip(share.groups, embeds, strict=True):
-        group.video_embeds = video
+def attach_videos(share: Share, films: Films) -> None:
+    """Hang the embeddings of the share's videos into its groups."""
+    if share.views:
+        for group, video in zip(share.groups, films.embeds(share.views), strict=True):
+            group.video_embeds = video
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:

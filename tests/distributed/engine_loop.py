@@ -1,5 +1,6 @@
-"""Ranks of test_engine: a few steps on fixed groups, shared out over the ranks; metrics to a file of rank 0."""
+"""Ranks of test_engine: engines one after another, each a few steps on fixed groups shared out over the ranks."""
 
+import resource
 from functools import partial
 from pathlib import Path
 
@@ -32,21 +33,50 @@ def batch_loss(student, mine, factor):
 
 
 def main(job, messages):
-    rank, _ = join("cpu")
+    join("cpu")
+    for case in job["cases"]:
+        run_case(job | case, messages)
+
+
+def run_case(job, messages):
     folder = Path(job["folder"])
     student = qwen2_5_vl.load(job["model"], getattr(torch, job["dtype"]))
-    settings = EngineSettings(job["zero_stage"], job["dtype"], (0.9, 0.98), 0.01, gradient_clipping=1.0)
+    student.model.model.visual.requires_grad_(not job.get("freeze_vision"))
+    offload = job.get("offload", "none")
+    settings = EngineSettings(job["zero_stage"], job["dtype"], (0.9, 0.98), 0.01, 1.0, offload)
     engine = Engine(student.model, settings)
-    checkpoints = Checkpoints(folder, engine)
-    for step in range(1, job["steps"] + 1):
-        messages.send("metrics", rank=rank, **take_step(engine, student, job, step))
-        if step == job.get("return_to"):
-            checkpoints.save(step)
-    if "return_to" in job:
-        for step in range(checkpoints.restore() + 1, job["steps"] + 1):
-            messages.send("metrics", rank=rank, **take_step(engine, student, job, step))
+    checkpoints = Checkpoints(folder, engine, messages.warn)
+
+    def go_on(done):
+        for step in range(done + 1, job["steps"] + 1):
+            values = take_step(engine, student, job, step)
+            messages.send("metrics", case=job["name"], rank=engine.rank, **values)
+            if step in job.get("save_at", ()):
+                with disk_full_at(job.get("full_at"), step):
+                    checkpoints.save(step)
+
+    start = Checkpoints(Path(job["source"]), engine).restore() if "source" in job else 0
+    go_on(start)
+    if job.get("return"):
+        messages.send("restored", case=job["name"], step=checkpoints.restore(), failed=checkpoints.failed)
+        job["save_at"] = ()
+        go_on(checkpoints.restore())
     if job.get("export"):
         export(engine, student, Path(job["model"]), folder)
+
+
+class disk_full_at:
+    """No file of this process may grow beyond 100 kB in this step."""
+
+    def __init__(self, full, step):
+        self.full, self.limit = full == step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def __enter__(self):
+        if self.full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, self.limit[1]))
+
+    def __exit__(self, *error):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limit)
 
 
 def take_step(engine, student, job, step):
@@ -55,6 +85,7 @@ def take_step(engine, student, job, step):
     mine = everything[engine.rank :: engine.ranks]
     halves = [mine[: len(mine) // 2], mine[len(mine) // 2 :]]  # two forwards a step: accumulation
     factor = engine.share(tokens) * (float("nan") if step in job.get("poison", ()) else 1.0)
+    factor *= 1e30 if step in job.get("explode", ()) else 1.0  # a finite loss of infinite gradient norm
     local = sum(engine.loss(partial(batch_loss, student, half, factor)) for half in halves)
     norm = engine.step(job["rate"])
     (loss,) = engine.total(local / engine.ranks)

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from longrl.config import FrameSettings, Mixture, Phase, RlSettings, SftSettings
+from longrl.config import EvaluateSettings, FrameSettings, Mixture, Phase, RlSettings, SftSettings
 from longrl.models import qwen2_5_vl
 from longrl.training.sft import sft
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
@@ -51,6 +51,8 @@ call = json.loads(sys.argv[1])
 refs = [ArtifactRef(**ref) for ref in call["refs"]]
 sft(SftSettings(**call["settings"]), FrameSettings(**call["frames"]), *refs, Warehouse(call["warehouse"]), 0)
 """
+CALL_RL = CALL.replace("SftSettings", "RlSettings").replace("training.sft import sft", "training.rl import rl")
+CALL_RL = CALL_RL.replace("\nsft(", "\nrl(")
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,8 @@ def steps(ref: ArtifactRef) -> list[dict]:
 
 
 def curve(ref: ArtifactRef) -> list[tuple]:
-    """Everything in the metrics that isn't time."""
-    return [tuple(str(v) for k, v in row.items() if "second" not in k) for row in steps(ref)]
+    """Everything in the metrics that isn't time or counted from the process's start."""
+    return [tuple(str(v) for k, v in row.items() if "second" not in k and "cache" not in k) for row in steps(ref)]
 
 
 def test_sft_learns_and_says_so_step_by_step(tuned):
@@ -101,6 +103,17 @@ def test_sft_leaves_a_plain_model_folder(tuned, corpus):
     assert not list(Path(tuned.path).glob(".checkpoints"))
 
 
+def kill_after_checkpoint(code: str, call: dict, folder: Path) -> None:
+    """Run a stage in a process of its own until it has a checkpoint, and kill it."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    stage = subprocess.Popen([sys.executable, "-c", code, json.dumps(call)], env=environment)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".draft-*/.checkpoints/step-*/state.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    stage.send_signal(signal.SIGKILL)
+    stage.wait()
+
+
 def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
     refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
     call = {
@@ -109,13 +122,7 @@ def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
         "frames": FRAMES.model_dump(mode="json"),
         "warehouse": str(tmp_path),
     }
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    stage = subprocess.Popen([sys.executable, "-c", CALL, json.dumps(call)], env=environment)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("sft/.draft-*/.checkpoints/step-*/state.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    stage.send_signal(signal.SIGKILL)
-    stage.wait()
+    kill_after_checkpoint(CALL, call, tmp_path / "sft")
     resumed = sft(SFT, FRAMES, *refs, Warehouse(tmp_path), 0)
     assert resumed.facts()["resumed_from"] >= 10
     assert curve(resumed) == curve(tuned)
@@ -178,6 +185,55 @@ def test_two_ranks_on_each_sequence_take_the_steps_of_one(corpus, tmp_path, zero
     moved = sum((ends[0][name] - start[name]).square().sum() for name in start)
     apart = sum((ends[0][name] - ends[1][name]).square().sum() for name in start)
     assert apart < 1e-4 * moved  # Adam's first steps are signs of gradients: tiny ones may round either way
+
+
+def test_every_video_is_encoded_once_from_sft_to_evaluation(corpus, tuned, reinforced):
+    from longrl.evaluation.evaluate import evaluate
+
+    settings = EvaluateSettings(samples=0, max_tokens=8, shuffled_video_control=False, ranks=1)
+    frames = FRAMES.model_copy(update={"budgets": (8,)})
+    models = {"sft": tuned, "rl": reinforced}
+    ref = evaluate(settings, frames, models, corpus.dataset, corpus.videos, corpus.warehouse, 0)
+    (engine,) = ref.facts()["engines"]
+    splits = corpus.dataset.table().group_by("split").agg(pl.col("video_id").n_unique())
+    videos = dict(splits.iter_rows())
+    assert engine["embeds"] == {"cached": videos["eval"], "encoded": videos["eval"]}  # RL's tower is SFT's
+    assert steps(reinforced)[-1]["cache_encodes"] == videos["rl"]
+    files = list(corpus.warehouse.cache("embeddings").glob("*/*/*.safetensors"))
+    assert len(files) == videos["rl"] + videos["eval"]
+
+
+@pytest.mark.slow
+def test_killed_rl_goes_on_with_the_same_curve(corpus, tuned, reinforced, tmp_path):
+    call = {
+        "refs": [asdict(ref) for ref in (tuned, corpus.dataset, corpus.videos)],
+        "settings": RL.model_copy(update={"checkpoint_every": 1}).model_dump(mode="json"),
+        "frames": FRAMES.model_dump(mode="json"),
+        "warehouse": str(tmp_path),
+    }
+    kill_after_checkpoint(CALL_RL, call, tmp_path / "rl")
+    from longrl.training.rl import rl
+
+    resumed = rl(RL, FRAMES, tuned, corpus.dataset, corpus.videos, Warehouse(tmp_path), 0)
+    assert resumed.facts()["resumed_from"] == 1
+    assert curve(resumed) == curve(reinforced)
+    name = "hf/model.safetensors"
+    assert resumed.file(name).read_bytes() == reinforced.file(name).read_bytes()
+
+
+def test_a_frozen_tower_encodes_each_view_once(corpus, tmp_path):
+    phases = (Phase(name="q", steps=4, mixture=Mixture(clip_captions=2, questions=2)),)
+    settings = SFT.model_copy(update={"ranks": 1, "freeze_vision": True, "phases": phases})
+    warehouse = Warehouse(tmp_path)
+    refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
+    tuned = sft(settings, FRAMES, *refs, warehouse, 0)
+    rows, files = steps(tuned), list(warehouse.cache("embeddings").glob("*/*/*.safetensors"))
+    assert [row["cache_encodes"] for row in rows] == [len(files)] * 4
+    assert [row["cache_hits"] for row in rows] == [4, 8, 12, 16]
+    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
+    changed = {name for name in before if not before[name].equal(after[name])}
+    assert changed
+    assert not any(".visual." in name for name in changed)
 
 
 def test_rl_freezes_the_tower_and_changes_the_rest(tuned, reinforced):

@@ -30,6 +30,12 @@ def test_a_value_out_of_range_names_the_field_and_the_bound():
         load_config("tiny", {"rl.group_size": "1"})
 
 
+@pytest.mark.parametrize(("offload", "stage", "needed"), [("optimizer", 0, 1), ("all", 2, 3)])
+def test_what_cannot_be_offloaded_is_refused(offload, stage, needed):
+    with pytest.raises(ConfigError, match=f"rl.offload: .*offload '{offload}' needs zero_stage {needed} or higher"):
+        load_config("tiny", {"rl.zero_stage": str(stage), "rl.offload": offload})
+
+
 def test_an_unknown_recipe_lists_the_known_ones():
     with pytest.raises(ConfigError, match="tiny"):
         load_config("huge")

@@ -1,0 +1,84 @@
+"""The videos of SFT: decoded once before the first step, and embedded once too where the vision tower is frozen.
+
+Every budget of every video, and every clip, is a view of its own: many large ones may not fit into the cache. Then the
+frozen tower runs at every step, as a trained one does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from longrl.models import qwen2_5_vl
+from longrl.models.qwen2_5_vl import Student
+from longrl.mrsp.cache import EmbeddingCache
+from longrl.mrsp.encode import encode_together, encode_videos, plan_grid
+from longrl.training.examples import View
+from longrl.training.rank import Messages
+from longrl.video.decode import DecodeError, FrameCache
+
+
+class Films:
+    """Embeddings of views: through the tower at each call while it is trained, from the cache when it is frozen."""
+
+    def __init__(self, student: Student, frames: FrameCache):
+        self.student, self.frames = student, frames
+        self.cache: EmbeddingCache | None = None
+        self._tower = ""
+
+    def freeze(self, cache: EmbeddingCache, views: Sequence[View], messages: Messages) -> None:
+        """From now on take embeddings from `cache`, where those of `views` are when this returns; every rank calls it.
+
+        To be called before an engine shards the tower's weights. Nothing is done when they don't fit into the cache.
+        """
+        films = list(dict.fromkeys((view.video_id, view.path, view.plan) for view in views))
+        width = self.student.hidden_size * self.student.model.dtype.itemsize / self.student.merge**2
+        size = sum(math.prod(plan_grid(self.student, plan)) * width for _, _, plan in films)
+        if cache.limit is not None and size > cache.limit:
+            if dist.get_rank() == 0:
+                messages.warn(
+                    f"the embeddings of {len(films)} views take {size / 2**30:.1f} GiB, more than "
+                    "frames.embedding_cache_gib: the frozen vision tower runs at every step instead of once a view"
+                )
+            return
+        self.cache, self._tower = cache, qwen2_5_vl.tower_digest(self.student)
+        if dist.get_rank() == 0:
+            messages.progress(0, f"encoding {len(films)} views of videos")
+        encode_together(self.student, cache, self.frames, films)
+        cache.hits = 0
+
+    def embeds(self, views: Sequence[View]) -> list[Tensor]:
+        """One (t * h * w / merge², H) a view, all in one call of the tower where it is needed."""
+        if self.cache is None:
+            trained = self.student.model.model.visual.patch_embed.proj.weight.requires_grad
+            cut = [qwen2_5_vl.patches(self.student, self.frames.get(v.video_id, v.path, v.plan)) for v in views]
+            with torch.set_grad_enabled(trained):
+                return qwen2_5_vl.encode(self.student, [pixels for pixels, _ in cut], [grid for _, grid in cut])
+        films = [(view.video_id, view.path, view.plan) for view in views]
+        found = encode_videos(self.student, self.cache, self.frames, films, tower=self._tower)
+        return [found[view.video_id, view.plan.digest].embeds.to(self.student.device) for view in views]
+
+
+def decode(views: Sequence[View], cache: FrameCache, messages: Messages) -> dict[str, str]:
+    """Put every view's frames into the cache, videos shared out over the ranks; returns the broken ones' reasons."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    by_video: dict[str, list[View]] = {}
+    for view in views:
+        by_video.setdefault(view.video_id, []).append(view)
+    failures: dict[str, str] = {}
+    mine = sorted(by_video)[rank::ranks]
+    for number, video_id in enumerate(mine):
+        wanted = by_video[video_id]
+        try:
+            cache.get_many(video_id, wanted[0].path, [view.plan for view in wanted])
+        except DecodeError as error:
+            failures[video_id] = str(error)
+        if rank == 0:
+            messages.progress(0, f"decoding video {number * ranks + 1} of {len(by_video)}")
+    everyone: list[dict[str, str]] = [{}] * ranks
+    dist.all_gather_object(everyone, failures)
+    return {video_id: reason for part in everyone for video_id, reason in part.items()}
