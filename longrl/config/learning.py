@@ -86,6 +86,13 @@ def offload_fits_stage(offload: str, info: ValidationInfo) -> str:
     return offload
 
 
+def degree_divides_ranks(degree: int, info: ValidationInfo) -> int:
+    """Groups that share sequences are of one size, so it must divide the number of ranks."""
+    if (ranks := info.data.get("ranks", degree)) % degree:
+        raise ValueError(f"the degree must divide ranks, which is {ranks}")
+    return degree
+
+
 class SftSettings(Settings):
     """Supervised fine-tuning on captions and chains of thought."""
 
@@ -124,13 +131,7 @@ class SftSettings(Settings):
 
     _offload = field_validator("offload")(offload_fits_stage)
 
-    @field_validator("sequence_parallel")
-    @classmethod
-    def divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
-        """Groups that share sequences are of one size, so it must divide the number of ranks."""
-        if (ranks := info.data.get("ranks", degree)) % degree:
-            raise ValueError(f"the degree must divide ranks, which is {ranks}")
-        return degree
+    _degree = field_validator("sequence_parallel")(degree_divides_ranks)
 
 
 class DifficultySettings(Settings):
@@ -222,7 +223,7 @@ class RlSettings(Settings):
         "another number.",
     )
     sequence_parallel: int = Effort(
-        1, ge=1, description="Ranks that share each packed sequence; SFT can, RL refuses more than 1 so far."
+        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
     )
     gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
         "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
@@ -233,16 +234,7 @@ class RlSettings(Settings):
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
 
     _offload = field_validator("offload")(offload_fits_stage)
-
-    @field_validator("sequence_parallel")
-    @classmethod
-    def alone(cls, degree: int) -> int:
-        """Ranks roll out questions of their own, which those that share sequences would have to pool first."""
-        if degree > 1:
-            raise ValueError(
-                "RL does not share sequences over ranks yet; set it to 1 (sft.sequence_parallel may be more)"
-            )
-        return degree
+    _degree = field_validator("sequence_parallel")(degree_divides_ranks)
 
     @field_validator("rewards")
     @classmethod

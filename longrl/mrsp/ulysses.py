@@ -21,14 +21,17 @@ Shapes: n ranks, B rows, A query heads, K key heads, L tokens, S = ceil(L / n) o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from longrl.errors import LongrlError
+
+T = TypeVar("T")
 
 
 class ShardError(LongrlError):
@@ -114,6 +117,13 @@ class Shards:
         counts = torch.bincount(owner, minlength=self.degree).tolist()
         by_rank = Gather.apply(values, counts, self.group)
         return by_rank[owner.argsort(stable=True).argsort()]
+
+    def pool(self, items: Sequence[T]) -> list[T]:
+        """The items of all ranks of the group, in the order of ranks; this rank's own are the same objects."""
+        everyone: list[list[T]] = [[]] * self.degree
+        dist.all_gather_object(everyone, list(items), group=self.group)
+        everyone[self.rank] = list(items)
+        return [item for part in everyone for item in part]
 
 
 class Exchange(torch.autograd.Function):

@@ -4,7 +4,7 @@
     a step    questions -> G rollouts each -> rewards -> advantages -> gradients -> weights into the rollout engine
 
 1. Each rank holds its own rollout engine and rolls out its share of the questions; only gradients, rewards and counts
-   are exchanged. No pixels and no embeddings travel.
+   are exchanged. No pixels and no embeddings travel, unless ranks share sequences.
 2. Before the first step the engine's logprobs are compared with the trainer's; over the tolerance nothing is trained.
    Every later step logs the gap of the tokens it trained on.
 3. The order of questions is a function of (seed, epoch) and samples have seeds of their own, functions of (seed, step,
@@ -21,6 +21,7 @@ import torch
 from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.mrsp.activations import limit_activations
+from longrl.mrsp.ulysses import make_shards
 from longrl.rollout import parity, vllm
 from longrl.training import rl_metrics
 from longrl.training.algorithms import algorithm
@@ -50,6 +51,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     torch.manual_seed(job["seed"])
     student = qwen2_5_vl.load(job["model"], settings.dtype, device)
     student.model.model.visual.requires_grad_(False)
+    shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
     reference = qwen2_5_vl.load(job["model"], settings.dtype, device) if settings.kl else None
     tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
@@ -70,6 +72,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             settings.gradient_clipping,
             settings.offload,
         ),
+        shards,
     )
     checkpoints = Checkpoints(Path(job["folder"]), engine, messages.warn)
     done = checkpoints.restore()

@@ -8,7 +8,8 @@ How it departs from the papers' algorithms, whichever is chosen:
 2. Each token is weighed by the truncated ratio of the trainer's old to the sampler's probability (TIS), since rollouts
    come from another engine.
 3. What a loss is a mean over (tokens, responses, ...) is counted over the mini-batch of all ranks and forwards.
-4. The prompt is computed once per group, not once per response. Groups whose gradient is zero for want of any advantage
+4. Ranks that share sequences pool the groups they rolled out, embeddings included, and share each forward's work.
+5. The prompt is computed once per group, not once per response. Groups whose gradient is zero for want of any advantage
    are counted, not computed.
 """
 
@@ -71,20 +72,28 @@ class Updater:
         A mini-batch in which no rank has anything to learn is no update.
         """
         parts = self.settings.updates_per_batch
+        mini_batches = [self._pooled(batch.chosen[part::parts]) for part in range(parts)]
+        (spare, *_) = self._pooled(batch.groups[:1])
         if parts > 1:
-            self._old_logprobs([sample for sample in batch.chosen if self._computed(sample)])
+            self._old_logprobs([sample for chosen in mini_batches for sample in chosen if self._computed(sample)])
         sums = Sums()
-        for part in range(parts):
-            chosen = batch.chosen[part::parts]
+        for chosen in mini_batches:
             (size,) = self.engine.total(sum(self.algorithm.size(lengths(sample)) for sample in chosen))
             computed = [sample for sample in chosen if self._computed(sample)]
-            if not self._accumulate(computed, batch.groups[0], size, sums):
+            if not self._accumulate(computed, spare, size, sums):
                 continue
             sums.size += size / self.engine.ranks
             with self.clock("update"):
                 norm = self.engine.step(rate)
             sums.norms += [] if norm is None else [norm]
         return sums
+
+    def _pooled(self, samples: Sequence[Sample]) -> list[Sample]:
+        """What the ranks that share sequences with this one have together; this rank's own are the same objects."""
+        return list(samples) if self.engine.shards is None else self.engine.shards.pool(samples)
+
+    def _score(self, student: Student, groups: Sequence[Group], entropy: bool = False) -> Scored:
+        return score(student, groups, self.settings.temperature, entropy, shards=self.engine.shards)
 
     def _computed(self, sample: Sample) -> bool:
         """Whether a group has a gradient."""
@@ -104,7 +113,7 @@ class Updater:
             def compute(groups: list[Sample] = groups) -> Tensor:
                 with self.clock("forward"):
                     if not groups:
-                        return flat(score(self.student, [group(spare, spare.rollouts)]).logprobs).sum() * 0.0
+                        return flat(self._score(self.student, [group(spare, spare.rollouts)]).logprobs).sum() * 0.0
                     return self._loss(groups, sums) * self.engine.share(size)
 
             with self.clock("backward"):
@@ -114,7 +123,7 @@ class Updater:
     def _loss(self, samples: Sequence[Sample], sums: Sums) -> Tensor:
         """Weighted sum of the loss over the response tokens of these groups, a scalar; adds to `sums`."""
         groups = [group(sample, sample.kept) for sample in samples]
-        scored = score(self.student, groups, self.settings.temperature, entropy=True)
+        scored = self._score(self.student, groups, entropy=True)
         new = flat(scored.logprobs)
         if self.settings.updates_per_batch == 1:
             remember(samples, scored)
@@ -127,7 +136,7 @@ class Updater:
         loss = loss * weights
         if self.reference is not None:
             with self.clock("logprob"), torch.no_grad():
-                before = flat(score(self.reference, groups, self.settings.temperature).logprobs)
+                before = flat(self._score(self.reference, groups).logprobs)
             kl = KL[self.settings.kl_estimator](new, before)
             loss = loss + self.settings.kl * kl
             sums.kl += float(kl.detach().sum())
@@ -144,7 +153,7 @@ class Updater:
         """The trainer's logprobs before the batch's first update."""
         with self.clock("logprob"), torch.no_grad(), self.engine.whole():
             for groups in packed(sorted(samples, key=lambda sample: sample.response_tokens), TOKENS_PER_FORWARD):
-                scored = score(self.student, [group(s, s.kept) for s in groups], self.settings.temperature)
+                scored = self._score(self.student, [group(s, s.kept) for s in groups])
                 remember(groups, scored)
 
 

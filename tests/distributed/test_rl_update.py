@@ -24,13 +24,18 @@ def folders(tmp_path_factory):
     return [build_student(tmp_path_factory.mktemp("model"), seed=seed) for seed in (0, 1)]
 
 
-@pytest.fixture(scope="module", params=[(0, 2), pytest.param((3, 2), marks=pytest.mark.slow)], ids=["zero0", "zero3"])
+@pytest.fixture(
+    scope="module",
+    params=[(0, 1), (0, 2), pytest.param((3, 1), marks=pytest.mark.slow)],
+    ids=["zero0", "sequences-shared", "zero3"],
+)
 def ran(request, folders, tmp_path_factory):
     """What the ranks told: updates case by case, and what they collected."""
-    zero_stage, ranks = request.param
+    zero_stage, degree = request.param
+    ranks = 2
     told = []
     job = {
-        "model": str(folders[0]), "reference": str(folders[1]), "zero_stage": zero_stage, "metrics": METRICS,
+        "model": str(folders[0]), "reference": str(folders[1]), "zero_stage": zero_stage, "degree": degree, "metrics": METRICS,
         "cases": [*CASES, HALVES, HALVES | {"rate": 0.01}], "collect": ["dapo", "reinforce++"],
     }  # fmt: skip
     launch("tests.distributed.update_loop", job, ranks, tmp_path_factory.mktemp("ranks"), told.append)

@@ -4,6 +4,7 @@ import torch
 
 from longrl.config import RlSettings
 from longrl.models import qwen2_5_vl
+from longrl.mrsp.ulysses import make_shards
 from longrl.rollout.vllm import Request, Rollout
 from longrl.training import rl_metrics
 from longrl.training.algorithms import algorithm
@@ -50,7 +51,8 @@ def main(job, messages):
     rank, ranks = join("cpu")
     student = qwen2_5_vl.load(job["model"])
     reference = qwen2_5_vl.load(job["reference"])
-    engine = Engine(student.model, EngineSettings(job["zero_stage"], "float32", (0.9, 0.98), 0.0, 1.0))
+    shards = make_shards(job["degree"], student.model.config.text_config.num_attention_heads)
+    engine = Engine(student.model, EngineSettings(job["zero_stage"], "float32", (0.9, 0.98), 0.0, 1.0), shards)
     samples = made_groups(student)
     for case in job["cases"]:
         case = dict(case)
