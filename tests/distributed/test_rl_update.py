@@ -35,8 +35,8 @@ def ran(request, folders, tmp_path_factory):
     ranks = 2
     told = []
     job = {
-        "model": str(folders[0]), "reference": str(folders[1]), "zero_stage": zero_stage, "degree": degree, "metrics": METRICS,
-        "cases": [*CASES, HALVES, HALVES | {"rate": 0.01}], "collect": ["dapo", "reinforce++"],
+        "model": str(folders[0]), "reference": str(folders[1]), "zero_stage": zero_stage, "degree": degree,
+        "metrics": METRICS, "cases": [*CASES, HALVES, HALVES | {"rate": 0.01}], "collect": ["dapo", "reinforce++"],
     }  # fmt: skip
     launch("tests.distributed.update_loop", job, ranks, tmp_path_factory.mktemp("ranks"), told.append)
     by_rank = [[message for message in told if message["rank"] == rank] for rank in range(ranks)]
