@@ -23,7 +23,8 @@ import torch.distributed as dist
 from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.models.qwen2_5_vl import Student
-from longrl.rollout import parity, vllm
+from longrl.rollout import parity
+from longrl.rollout.sampler import Sampler, make_sampler
 from longrl.training import grpo
 from longrl.training.advantages import group_relative
 from longrl.training.checkpoint import Checkpoints, export
@@ -62,9 +63,10 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     )
     checkpoints = Checkpoints(Path(job["folder"]), engine)
     done = checkpoints.restore()
-    sampler = vllm.Engine(job["model"], context(student, videos, questions, settings), job["seed"], settings.dtype)
+    longest = context(student, videos, questions, settings)
+    sampler = make_sampler(settings, job["model"], longest, job["seed"], student, engine.whole)
     if done:
-        push(engine, sampler)
+        sampler.push()
     loop = Loop(settings, job["seed"], student, reference, engine, sampler, videos, questions)
     metrics = MetricsFile(Path(job["folder"]), done) if rank == 0 else None
     for step in range(done + 1, settings.steps + 1):
@@ -79,12 +81,6 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         messages.send("facts", steps=settings.steps, skipped=engine.skipped, resumed_from=done)
 
 
-def push(engine: Engine, sampler: vllm.Engine) -> None:
-    """Put the trainer's weights into the rollout engine."""
-    with engine.whole() as model:
-        sampler.update_weights(model.state_dict())
-
-
 class Loop:
     """The steps of GRPO on one rank."""
 
@@ -95,7 +91,7 @@ class Loop:
         student: Student,
         reference: Student | None,
         engine: Engine,
-        sampler: vllm.Engine,
+        sampler: Sampler,
         videos: Embeddings,
         questions: list[dict[str, Any]],
     ) -> None:
@@ -108,16 +104,17 @@ class Loop:
         clock = [time.monotonic()]
         samples = self.roll_out(step)
         clock.append(time.monotonic())
-        if gate:
-            self.check_parity(samples[:GATE])
-        sums = grpo.accumulate(self.engine, self.student, self.reference, samples, self.settings)
-        settings = self.settings
-        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, settings.decay)
-        (informative,) = self.engine.total(float(sum(sample.informative for sample in samples)))
-        norm = self.engine.step(rate) if informative else 0.0
+        with self.sampler.asleep():
+            if gate:
+                self.check_parity(samples[:GATE])
+            sums = grpo.accumulate(self.engine, self.student, self.reference, samples, self.settings)
+            settings = self.settings
+            rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, settings.decay)
+            (informative,) = self.engine.total(float(sum(sample.informative for sample in samples)))
+            norm = self.engine.step(rate) if informative else 0.0
         clock.append(time.monotonic())
         if norm:
-            push(self.engine, self.sampler)
+            self.sampler.push()
         clock.append(time.monotonic())
         return self.metrics(step, samples, sums, rate, norm, clock)
 
@@ -176,6 +173,7 @@ class Loop:
                 [sample.request for sample in samples],
                 [sample.rollouts for sample in samples],
                 self.settings.parity_tolerance,
+                self.settings.parity_mean_tolerance,
             )
 
     def metrics(
@@ -233,6 +231,7 @@ class Loop:
             "learning_rate": rate,
             "gradient_norm": norm,
             "skipped": self.engine.skipped,
+            "engine_restarts": self.sampler.restarts,
             "cache_hits": sum_of["hits"],
             "cache_encodes": sum_of["encoded"],
             "seconds_rollout": clock[1] - clock[0],
