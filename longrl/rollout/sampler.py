@@ -46,7 +46,10 @@ class Sampler:
         self.restarts = 0  # of this rank's engine so far
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
-        """See `vllm.Engine.generate`. Every rank calls this together; raises `EngineLost` at the second failure."""
+        """See `vllm.Engine.generate`. Every rank calls this together, also with nothing to ask.
+
+        Raises `EngineLost` at the second failure.
+        """
         return self._twice(lambda: self.engine.generate(requests))
 
     def push(self) -> None:

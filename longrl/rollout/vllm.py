@@ -121,6 +121,8 @@ class Engine:
         if self._llm is None:
             raise EngineError("this engine is closed")
         first, everyones = self._shared(requests)
+        if not everyones:
+            return []
         check_requests(everyones, self.max_model_len, self._hidden)
         try:
             with undisturbed():
