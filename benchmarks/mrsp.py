@@ -181,7 +181,7 @@ class Rank:
 
     def roll_out(self, embeds: Any) -> list[list[int]]:
         """Eight responses, brought to one length; the engine's caches are emptied, as new weights would."""
-        from longrl.rollout.vllm import Request
+        from longrl.rollout.request import Request
 
         self.sampler.reset_caches()
         rollouts = self.sampler.generate([Request(self.prompt, embeds, GROUP, 1.0, NEW)])[0]

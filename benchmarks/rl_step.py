@@ -42,7 +42,7 @@ from benchmarks.prefix import GROUP, question, small_model, status_kib
 if TYPE_CHECKING:
     from longrl.config import RlSettings
     from longrl.models.qwen2_5_vl import Student
-    from longrl.rollout.vllm import Request, Rollout
+    from longrl.rollout.request import Request, Rollout
     from longrl.training.engine import Engine
 
 FRAMES = (16, 64, 256)

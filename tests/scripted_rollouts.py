@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from longrl.config import RlSettings
 from longrl.models.chat import Prompt
-from longrl.rollout.vllm import Request, Rollout
+from longrl.rollout.request import Request, Rollout
 from longrl.training.algorithms import algorithm
 from longrl.training.curriculum import curriculum
 from longrl.training.rewards import Response, Rewards

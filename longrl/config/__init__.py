@@ -21,6 +21,7 @@ from longrl.config.learning import (
     ModelSettings,
     Phase,
     RlSettings,
+    RolloutSettings,
     SftSettings,
 )
 from longrl.config.pipeline import (
@@ -53,6 +54,7 @@ __all__ = [
     "PipelineConfig",
     "ReasonSettings",
     "RlSettings",
+    "RolloutSettings",
     "SegmentSettings",
     "Settings",
     "SftSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from longrl.config.base import Effort, Settings, Share
 from longrl.config.data import TeacherServer
@@ -145,6 +145,24 @@ class DifficultySettings(Settings):
     ranks: int = Effort(2, ge=1, description="Engine processes on this machine; questions are shared out by video.")
 
 
+class RolloutSettings(Settings):
+    """Where and with what means rollouts are made; what is sampled does not depend on it."""
+
+    tensor_parallel: int = Field(
+        1, ge=1, description="Neighbouring ranks that hold one engine together; rl.ranks / tensor_parallel engines run."
+    )
+    max_num_seqs: int = Field(256, ge=1, description="Responses an engine works on at once.")
+    kv_cache_gib: int = Field(1, ge=1, description="KV cache of an engine on the CPU, in GiB.")
+    memory_share: float = Field(0.4, gt=0.0, le=1.0, description="Share of a GPU's memory that its engine may use.")
+    sleep: bool = Field(False, description="On GPUs: the engine lends its memory to training between rollouts.")
+    servers: tuple[str, ...] = Field(
+        (), description="Base URLs of servers (`python -m longrl.rollout.serve`) on other GPUs, in place of engines."
+    )
+    weights_folder: str = Field(
+        "/dev/shm", description="Folder that trainer and servers share: new weights go through it."
+    )
+
+
 class RlSettings(Settings):
     """RL on questions not seen in SFT, with rollouts from cached video embeddings.
 
@@ -208,6 +226,9 @@ class RlSettings(Settings):
     parity_tolerance: float = Field(
         0.05, gt=0.0, description="Largest accepted |trainer - vLLM| logprob of a rollout token."
     )
+    parity_mean_tolerance: float = Effort(
+        0.01, gt=0.0, description="Largest accepted mean of |trainer - vLLM| over the rollout tokens of the gate."
+    )
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
@@ -231,6 +252,9 @@ class RlSettings(Settings):
     mlp_tiles: int = Effort(
         1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
     )
+    rollout: RolloutSettings = Effort(
+        default_factory=RolloutSettings, description="Where and with what means rollouts are made."
+    )
     checkpoint_every: int = Effort(10, ge=1, description="Steps between checkpoints.")
 
     _offload = field_validator("offload")(offload_fits_stage)
@@ -248,6 +272,15 @@ class RlSettings(Settings):
                     f"unknown reward {name!r}; there are {', '.join(REWARDS)}, and path/to/file.py:function"
                 )
         return rewards
+
+    @model_validator(mode="after")
+    def _engines_fit_the_ranks(self) -> RlSettings:
+        shards, servers = self.rollout.tensor_parallel, self.rollout.servers
+        if self.ranks % shards:
+            raise ValueError(f"rl.rollout.tensor_parallel is {shards}, which must divide rl.ranks ({self.ranks})")
+        if servers and shards > 1:
+            raise ValueError("rl.rollout.tensor_parallel is for engines in process; start the servers with theirs")
+        return self
 
 
 class EvaluateSettings(Settings):

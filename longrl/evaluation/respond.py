@@ -132,7 +132,7 @@ class Responder:
 
     def generate(self, batch: list[tuple[dict[str, Any], Any, Any]]) -> None:
         """One call of the engine; its responses are in the ledger when this returns."""
-        from longrl.rollout.vllm import Request
+        from longrl.rollout.request import Request
 
         wanted = [
             Request(

@@ -2,12 +2,14 @@
 
 What differs from `vllm.LLM`:
 1. Embeddings only: the vision tower isn't even built. Shapes are checked before vLLM sees them, because there a wrong
-   one leaves the engine hanging; the time between temporal patches is always passed, because without it 1.0 s is taken.
+   one leaves the engine hanging; the time between temporal patches is always passed, because without it 1.0 s is taken,
+   and is part of the name under which vLLM shares a video's prefill.
 2. Logprobs are those of the distribution a token was drawn from (`processed_logprobs`: after the temperature).
 3. Every sample has its own seed, so a rollout is the same whatever else is in the batch and whatever was drawn before;
    prompts are never split over steps, which vLLM's CPU backend does not support with seeds.
 4. The trainer's process is left as it was: its random state, thread settings and process groups. Under two or more
-   data-parallel ranks each rank holds its own engine and generates alone; only the start is collective.
+   data-parallel ranks each rank holds its own engine and generates alone; only the start is collective. With
+   `tensor_parallel` T, T neighbouring ranks hold one engine's shards and generate together.
 5. The trainer's `state_dict()` goes in through a backend of vLLM's weight-transfer API, and prefix, encoder and input
    caches are emptied with it.
 
@@ -18,57 +20,47 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import os
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from longrl.errors import LongrlError
-from longrl.models.chat import ChatFormat, Prompt
+from longrl.models.chat import ChatFormat
+from longrl.rollout.guest import environment, undisturbed
+from longrl.rollout.request import EngineError, Request, Rollout, check_requests, text_weights, video_id
+
+__all__ = ["Engine", "EngineError", "Request", "Rollout"]
 
 BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-class EngineError(LongrlError):
-    """The rollout engine cannot do what was asked; the message says which request and why."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One prompt to be continued `n` times. `temperature` 0 is greedy; sample i draws from `seed + i`."""
-
-    prompt: Prompt
-    video_embeds: Tensor | None = None  # (video tokens, H)
-    n: int = 1
-    temperature: float = 1.0
-    max_tokens: int = 96
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One sampled response, its closing `<|im_end|>` included; `logprobs` are of the distribution it was drawn from."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    text: str
-    finish: str  # "stop": ended its turn; "length": cut at max_tokens
+def model_options(max_model_len: int) -> dict[str, Any]:
+    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same."""
+    return {
+        "max_model_len": max_model_len,
+        "max_num_batched_tokens": max(STEP_TOKENS, max_model_len),
+        "enable_chunked_prefill": False,
+        "enable_prefix_caching": True,
+        "block_size": BLOCK,
+        "enable_mm_embeds": True,
+        "limit_mm_per_prompt": {"video": 0, "image": 0},
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "enforce_eager": not torch.cuda.is_available(),
+    }
 
 
 class Engine:
     """An in-process vLLM engine for one Hugging Face folder.
 
     Where torch.distributed is up, every rank must make its engine at the same time (process groups are made), after
-    `deepspeed.initialize`; from then on each generates by itself. `kv_cache_gib` counts on the CPU, `memory_share` on
-    a GPU.
+    `deepspeed.initialize`; from then on each generates by itself, or, with `tensor_parallel` above 1, each T neighbours
+    together. `kv_cache_gib` counts on the CPU; `memory_share` and `sleep` on a GPU.
     """
 
     def __init__(
@@ -80,39 +72,35 @@ class Engine:
         max_num_seqs: int = 256,
         kv_cache_gib: int = 1,
         memory_share: float = 0.4,
-        hidden_size: int | None = None,
+        tensor_parallel: int = 1,
+        sleep: bool = False,
     ):
         self.folder, self.max_model_len = Path(folder), max_model_len
-        self._owns_group = not torch.distributed.is_initialized()
-        with _undisturbed(), _environment(kv_cache_gib):
+        self._owns_group = not dist.is_initialized()
+        gpu = torch.cuda.is_available()
+        self._sleeps, self._shards = sleep and gpu, tensor_parallel
+        if tensor_parallel > 1 and (self._owns_group or dist.get_world_size() % tensor_parallel):
+            raise EngineError(f"tensor_parallel is {tensor_parallel}, which must divide the number of ranks")
+        options: dict[str, Any] = {"enable_sleep_mode": self._sleeps}
+        if gpu:
+            options["gpu_memory_utilization"] = memory_share
+        if not self._owns_group and (gpu or tensor_parallel > 1):
+            options["distributed_executor_backend"] = "external_launcher"
+        with undisturbed(), environment(kv_cache_gib):
             from vllm import LLM
-
-            _register_transfer()
-            options: dict[str, Any] = {}
-            if torch.cuda.is_available():
-                options["gpu_memory_utilization"] = memory_share
-                if not self._owns_group:
-                    options["distributed_executor_backend"] = "external_launcher"
-            else:
-                options["enforce_eager"] = True
             from vllm.config import WeightTransferConfig
+
+            from longrl.rollout.transfer import IN_PROCESS
 
             self._llm: Any = LLM(
                 str(folder),
                 dtype=dtype,
                 seed=seed,
-                max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max(STEP_TOKENS, max_model_len),
-                enable_chunked_prefill=False,
-                enable_prefix_caching=True,
-                block_size=BLOCK,
-                enable_mm_embeds=True,
-                limit_mm_per_prompt={"video": 0, "image": 0},
-                logprobs_mode="processed_logprobs",
-                generation_config="vllm",
+                tensor_parallel_size=tensor_parallel,
                 disable_log_stats=True,
-                weight_transfer_config=WeightTransferConfig(backend=TRANSFER),
+                weight_transfer_config=WeightTransferConfig(backend=IN_PROCESS),
+                **model_options(max_model_len),
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
@@ -120,41 +108,34 @@ class Engine:
             client._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
         self.chat = ChatFormat(self._llm.get_tokenizer())
-        self._hidden = hidden_size or self._llm.llm_engine.model_config.get_hidden_size()
+        self._hidden = self._llm.llm_engine.model_config.get_hidden_size()
         self._updates = 0
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Continue all requests in one call, `n` rollouts each, in the order of requests.
 
         Requests may mix greedy and sampled, frame budgets and lengths. Raises `EngineError` naming the first request
-        whose embeddings do not fit its grid, or that is longer than the engine's context.
+        whose embeddings do not fit its grid, or that is longer than the engine's context. After any other exception
+        the engine is closed. The ranks of a tensor-parallel engine call this together, each with its own requests.
         """
         if self._llm is None:
             raise EngineError("this engine is closed")
-        from vllm import SamplingParams
-
-        for number, request in enumerate(requests):
-            self._check(number, request)
-        params = [
-            SamplingParams(
-                n=request.n if request.temperature > 0 else 1,
-                temperature=request.temperature,
-                max_tokens=request.max_tokens,
-                seed=request.seed if request.temperature > 0 else None,
-                stop_token_ids=[self.chat.end],
-                logprobs=0,
-                detokenize=False,
-            )
-            for request in requests
-        ]
+        first, everyones = self._shared(requests)
+        if not everyones:
+            return []
+        check_requests(everyones, self.max_model_len, self._hidden)
         try:
-            with _undisturbed():
-                outputs = self._llm.generate([self._input(request) for request in requests], params, use_tqdm=False)
+            with undisturbed():
+                outputs = self._llm.generate(
+                    [self._input(request) for request in everyones],
+                    [self._sampling(request) for request in everyones],
+                    use_tqdm=False,
+                )
         except BaseException:
             self.close()  # what was under way stays in vLLM's queue and would be answered to the next caller
             raise
         results = []
-        for request, output in zip(requests, outputs, strict=True):
+        for request, output in zip(requests, outputs[first : first + len(requests)], strict=True):
             rollouts = [self._rollout(completion) for completion in sorted(output.outputs, key=lambda c: c.index)]
             # A greedy answer is one, however often it is asked for.
             results.append(rollouts if request.temperature > 0 else rollouts * request.n)
@@ -163,17 +144,14 @@ class Engine:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights in place and forget all that was computed with the old ones.
 
-        `state` is the Hugging Face model's `state_dict()`; it must hold `lm_head.weight` even where it is tied to the
-        embeddings, or the engine's packed head stays old. The vision tower may be left out. Raises `EngineError` when
+        `state` is the Hugging Face model's `state_dict()`; the vision tower may be left out. Raises `EngineError` when
         the head is missing.
         """
         if self._llm is None:
             raise EngineError("this engine is closed")
-        if "lm_head.weight" not in state:
-            raise EngineError("the weights lack lm_head.weight; pass model.state_dict(), not the saved file's tensors")
-        weights = [(name, value.detach()) for name, value in state.items() if ".visual." not in name]
+        weights = list(text_weights(state).items())
         self._updates += 1
-        with _undisturbed(), torch.no_grad():
+        with undisturbed(), torch.no_grad():
             self._llm.start_weight_update()
             self._llm.update_weights({"update_info": {"weights": weights}})
             self._llm.finish_weight_update(weight_version=f"update-{self._updates}")
@@ -185,6 +163,18 @@ class Engine:
             raise EngineError("the prefix cache is in use; update weights only between calls of generate")
         self._llm.llm_engine.reset_encoder_cache()
         self._llm.reset_mm_cache()
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Lend the GPU's memory to training: weights go to the host, the KV cache is dropped.
+
+        Nothing happens without `sleep=True`, nor on the CPU, where vLLM cannot sleep and there is nothing to lend.
+        """
+        if self._sleeps:
+            self._llm.sleep(level=1)
+        yield
+        if self._sleeps:
+            self._llm.wake_up()
 
     def close(self) -> None:
         """Free weights, KV cache and vLLM's process groups; those of the trainer stay."""
@@ -212,21 +202,34 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, number: int, request: Request) -> None:
-        prompt, embeds = request.prompt, request.video_embeds
-        length = len(prompt.head) + prompt.video_tokens + len(prompt.tail) + request.max_tokens
-        if length > self.max_model_len:
-            raise EngineError(
-                f"request {number}: prompt and response take {length} tokens, the engine's context is "
-                f"{self.max_model_len}; use fewer frames or a larger max_model_len"
-            )
-        if (prompt.grid is None) != (embeds is None):
-            raise EngineError(f"request {number}: its prompt has grid {prompt.grid}, but its embeddings are {embeds}")
-        if embeds is not None and tuple(embeds.shape) != (prompt.video_tokens, self._hidden):
-            raise EngineError(
-                f"request {number}: embeddings are {tuple(embeds.shape)}, but grid {prompt.grid} needs "
-                f"{(prompt.video_tokens, self._hidden)}; the video was encoded with another frame plan or model"
-            )
+    def _shared(self, requests: Sequence[Request]) -> tuple[int, list[Request]]:
+        """The requests of all ranks that hold a shard of this engine, and where this rank's own begin."""
+        if self._shards == 1:
+            return 0, list(requests)
+        from vllm.distributed.parallel_state import get_tp_group
+
+        group = get_tp_group()
+        here = [
+            dataclasses.replace(r, video_embeds=None if r.video_embeds is None else r.video_embeds.detach().cpu())
+            for r in requests
+        ]
+        everyone: list[list[Request]] = [[]] * self._shards
+        dist.all_gather_object(everyone, here, group=group.cpu_group)
+        return sum(map(len, everyone[: group.rank_in_group])), [request for part in everyone for request in part]
+
+    def _sampling(self, request: Request) -> Any:
+        from vllm import SamplingParams
+
+        sampled = request.temperature > 0
+        return SamplingParams(
+            n=request.n if sampled else 1,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            seed=request.seed if sampled else None,
+            stop_token_ids=[self.chat.end],
+            logprobs=0,
+            detokenize=False,
+        )
 
     @staticmethod
     def _input(request: Request) -> dict[str, Any]:
@@ -238,87 +241,13 @@ class Engine:
             "video_grid_thw": torch.tensor([prompt.grid]),
             "second_per_grid_ts": torch.tensor([prompt.second_per_grid]),
         }
-        return {"prompt_token_ids": prompt.compact, "multi_modal_data": {"video": video}}
+        return {
+            "prompt_token_ids": prompt.compact,
+            "multi_modal_data": {"video": video},
+            "multi_modal_uuids": {"video": [video_id(request)]},
+        }
 
     def _rollout(self, completion: Any) -> Rollout:
         ids = list(completion.token_ids)
         logprobs = [entry[token].logprob for entry, token in zip(completion.logprobs, ids, strict=True)]
         return Rollout(ids, logprobs, self.chat.decode(ids), completion.finish_reason)
-
-
-TRANSFER = "longrl_in_process"
-
-
-def _register_transfer() -> None:
-    """Teach vLLM's weight-transfer API to take tensors of this process."""
-    from vllm.distributed.weight_transfer import base
-    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
-    from vllm.model_executor.model_loader import reload
-
-    if TRANSFER in WeightTransferEngineFactory._registry:
-        return
-
-    @dataclass
-    class InitInfo(base.WeightTransferInitInfo):
-        pass
-
-    @dataclass
-    class UpdateInfo(base.WeightTransferUpdateInfo):
-        weights: list[tuple[str, Tensor]] = dataclasses.field(default_factory=list)
-
-    class InProcess(base.WeightTransferEngine):
-        init_info_cls, update_info_cls = InitInfo, UpdateInfo
-
-        def init_transfer_engine(self, init_info: Any) -> None:
-            pass
-
-        def start_weight_update(self) -> None:
-            reload.initialize_layerwise_reload(self.model)  # unpacks the CPU's packed weights
-
-        def receive_weights(self, update_info: Any) -> None:
-            model: Any = self.model
-            model.load_weights(update_info.weights)
-
-        def finish_weight_update(self) -> None:
-            reload.finalize_layerwise_reload(self.model, self.model_config)
-
-        def shutdown(self) -> None:
-            pass
-
-    WeightTransferEngineFactory.register_engine(TRANSFER, InProcess)
-
-
-@contextmanager
-def _environment(kv_cache_gib: int) -> Iterator[None]:
-    """vLLM's settings, which it reads from the environment; what it adds there for child processes is taken back."""
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_KVCACHE_SPACE=str(kv_cache_gib))
-    # Threads stay unbound: binding would tie the trainer, and every rank, to the same core.
-    for name, value in {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_LOGGING_LEVEL": "ERROR",
-        "VLLM_NO_USAGE_STATS": "1",
-    }.items():
-        os.environ.setdefault(name, value)
-    before = {name: os.environ.get(name) for name in ("LD_PRELOAD", "LOCAL_WORLD_SIZE")}
-    set_threads = torch.set_num_threads
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_threads  # the CPU worker replaces it by nothing
-        for name, old in before.items():
-            if old is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = old
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep the trainer's random state: vLLM seeds and draws from the global generators."""
-    states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.random.set_rng_state(states[2])

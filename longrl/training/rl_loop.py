@@ -22,7 +22,8 @@ from longrl.config import FrameSettings, RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.ulysses import make_shards
-from longrl.rollout import parity, vllm
+from longrl.rollout import parity
+from longrl.rollout.sampler import Sampler, make_sampler
 from longrl.training import rl_metrics
 from longrl.training.algorithms import algorithm
 from longrl.training.checkpoint import Checkpoints, export
@@ -77,9 +78,9 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     checkpoints = Checkpoints(Path(job["folder"]), engine, messages.warn)
     done = checkpoints.restore()
     context = -(-(max(lengths) + settings.max_tokens) // 128) * 128
-    sampler = vllm.Engine(job["model"], context, job["seed"], settings.dtype)
+    sampler = make_sampler(settings, job["model"], context, job["seed"], student, engine.whole)
     if done:
-        push(engine, sampler)
+        sampler.push()
     chosen = algorithm(settings)
     collector = Collector(settings, job["seed"], chosen, cycle, videos, sampler, rewards, clock)
     updater = Updater(engine, student, reference, chosen, settings, clock)
@@ -100,12 +101,6 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         messages.send("facts", steps=settings.steps, **told_once, **judge)
 
 
-def push(engine: Engine, sampler: vllm.Engine) -> None:
-    """Put the trainer's weights into the rollout engine."""
-    with engine.whole() as model:
-        sampler.update_weights(model.state_dict())
-
-
 def told(row: dict[str, Any]) -> str:
     """A step in a few words."""
     words = {"reward": "reward {:.3f}", "accuracy": "right {:.0%}"}
@@ -119,7 +114,7 @@ class Loop:
         self,
         settings: RlSettings,
         engine: Engine,
-        sampler: vllm.Engine,
+        sampler: Sampler,
         videos: Embeddings,
         collector: Collector,
         updater: Updater,
@@ -146,12 +141,13 @@ class Loop:
         rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, settings.decay)
         with self.clock("other"):
             batch = self.collector.collect(step)
-            if gate:
-                self.check_parity(batch.groups[:GATE])
-            sums = self.updater.update(batch, rate)
+            with self.sampler.asleep():
+                if gate:
+                    self.check_parity(batch.groups[:GATE])
+                sums = self.updater.update(batch, rate)
             if sums.norms:
                 with self.clock("sync"):
-                    push(self.engine, self.sampler)
+                    self.sampler.push()
             if not batch.unlike + batch.equal:  # every group has a reward that is no number
                 self.engine.skip()
             self.patience.after(batch)
@@ -169,6 +165,7 @@ class Loop:
                 [sample.request for sample in samples],
                 [sample.rollouts for sample in samples],
                 self.settings.parity_tolerance,
+                self.settings.parity_mean_tolerance,
             )
 
 

@@ -13,7 +13,7 @@ from longrl.models.chat import question_text
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.mrsp.encode import encode_together, encode_videos
-from longrl.rollout.vllm import Request
+from longrl.rollout.request import Request
 from longrl.training.examples import View, plan
 from longrl.training.rank import Messages, TrainingError
 from longrl.video.decode import FrameCache

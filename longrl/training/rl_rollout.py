@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.config import RlSettings
-from longrl.rollout.vllm import Request, Rollout
+from longrl.rollout.request import Request, Rollout
 from longrl.training.algorithms import Algorithm, varied
 from longrl.training.examples import Cycle, View
 from longrl.training.rewards import Judged, Response, Rewards, shuffled
@@ -27,7 +27,7 @@ from longrl.training.stopwatch import Stopwatch
 
 
 class Sampler(Protocol):
-    """What rolls out: `longrl.rollout.vllm.Engine`."""
+    """What rolls out: `longrl.rollout.sampler.Sampler`, which all ranks call together."""
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]: ...
 
@@ -141,7 +141,7 @@ class Collector:
                 for number, row in drawn
             ]
         with self.clock("rollout"):
-            rollouts = self.sampler.generate(requests) if requests else []
+            rollouts = self.sampler.generate(requests)
         with self.clock("reward"):
             responses = [
                 response(row, rollout, settings.max_tokens)

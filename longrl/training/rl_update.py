@@ -25,7 +25,7 @@ from torch import Tensor
 from longrl.config import RlSettings
 from longrl.models.qwen2_5_vl import Student
 from longrl.mrsp.prefix import Group, Scored, response_group, score
-from longrl.rollout.vllm import Rollout
+from longrl.rollout.request import Rollout
 from longrl.training.algorithms import Algorithm
 from longrl.training.engine import Engine
 from longrl.training.losses import kl_k1, kl_k3, truncated_importance

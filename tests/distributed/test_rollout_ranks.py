@@ -1,4 +1,4 @@
-"""Two data-parallel ranks, each with its own engine in its own process."""
+"""Two ranks with rollout engines in their own processes: alone, as shards of one, and when one breaks."""
 
 import os
 import subprocess
@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.slow
-def test_each_rank_generates_alone_and_the_trainers_group_survives(student_folder, tmp_path):
+@pytest.mark.parametrize("test", ["alone", "sharded", "broken"])
+def test_two_ranks(test, student_folder, tmp_path):
     script = ROOT / "tests" / "distributed" / "rollout_ranks.py"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), str(student_folder), str(tmp_path / "store"), str(rank)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+            [sys.executable, str(script), test, str(student_folder), str(tmp_path / "store"), str(rank)],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )
         for rank in range(2)
     ]  # fmt: skip

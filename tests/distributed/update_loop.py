@@ -5,7 +5,7 @@ import torch
 from longrl.config import RlSettings
 from longrl.models import qwen2_5_vl
 from longrl.mrsp.ulysses import make_shards
-from longrl.rollout.vllm import Request, Rollout
+from longrl.rollout.request import Request, Rollout
 from longrl.training import rl_metrics
 from longrl.training.algorithms import algorithm
 from longrl.training.engine import Engine, EngineSettings, join

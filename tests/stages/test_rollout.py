@@ -1,4 +1,4 @@
-"""The rollout engine and the parity gate, on one real vLLM engine."""
+"""The rollout engine: one real vLLM engine for all tests."""
 
 import copy
 import dataclasses
@@ -8,51 +8,13 @@ import torch
 
 from longrl.models import qwen2_5_vl
 from longrl.mrsp import prefix
-from longrl.rollout import parity
-from longrl.rollout.vllm import EngineError, Request
-
-GRID, SPACING = (12, 4, 4), 1.7
+from longrl.rollout.request import EngineError
+from tests.rollouts import agreement, mixed, request
 
 
 @pytest.fixture(scope="module")
 def student(loaded_student):
     return loaded_student
-
-
-def request(student, text="what moves", grid=GRID, spacing=SPACING, film=0, **options):
-    prompt = student.chat.prompt(text, grid, spacing)
-    shape = (prompt.video_tokens, student.hidden_size)
-    embeds = torch.randn(shape, generator=torch.Generator().manual_seed(film)) if grid else None
-    return Request(prompt, embeds, **{"n": 4, "max_tokens": 24, "seed": 7, **options})
-
-
-def mixed(student, **options):
-    """Videos of several lengths and a text."""
-    return [
-        request(student, "what", (2, 4, 4), 0.5, 1, **options),
-        request(student, "who moves to the left", (32, 4, 4), 2.0, 2, **options),
-        request(student, "who moves to the left", (5, 6, 2), 9.3, 3, **options),
-        request(student, "which", None, **options),
-    ]
-
-
-def check(student, requests, rollouts, tolerance=1e-3, **options):
-    names = [f"q{i}" for i in range(len(requests))]
-    return parity.check(
-        student, names, [f"plan{i}" for i in range(len(names))], requests, rollouts, tolerance, **options
-    )
-
-
-def test_the_trainer_agrees_with_the_engine_on_mixed_videos(engine, student):
-    requests = mixed(student)
-    gap = check(student, requests, engine.generate(requests))
-    assert gap.tokens > 100
-    assert gap.metrics["logprob_gap_max"] < 5e-4
-
-
-def test_logprobs_are_of_the_sampling_distribution(engine, student):
-    requests = mixed(student, temperature=0.6)
-    assert check(student, requests, engine.generate(requests)).largest < 5e-4
 
 
 def test_positions_equal_vllms_own(engine, student):
@@ -161,54 +123,12 @@ def test_what_would_poison_vllm_is_refused_and_the_engine_lives_on(engine, stude
     assert len(engine.generate([good])[0]) == 4
 
 
-@pytest.fixture
-def rolled_out(engine, student):
-    requests = [request(student, film=3, max_tokens=16)]
-    return requests, engine.generate(requests)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"second_per_grid": 1.0}, {"grid": (6, 4, 8)}],
-    ids=["another spacing", "another grid of as many tokens"],
-)
-def test_another_prompt_in_the_trainer_is_caught(student, rolled_out, change):
-    requests, rollouts = rolled_out
-    prompts = [dataclasses.replace(requests[0].prompt, **change)]
-    with pytest.raises(parity.ParityError, match=r"question q0, sample \d: token \d+ .* Frame plan plan0; grid \("):
-        check(student, requests, rollouts, 0.01, prompts=prompts)
-
-
-def test_another_frame_count_is_caught(student, rolled_out):
-    requests, rollouts = rolled_out
-    fewer = request(student, grid=(6, 4, 4), film=3)
-    fewer = dataclasses.replace(fewer, video_embeds=requests[0].video_embeds[::2])
-    with pytest.raises(parity.ParityError, match=r"grid \(6, 4, 4\)"):
-        check(student, [fewer], rollouts, 0.01)
-
-
-@pytest.mark.parametrize("wrong", ["flat", "shifted", "transformers"])
-def test_wrong_positions_are_caught(student, rolled_out, wrong, monkeypatch):
-    requests, rollouts = rolled_out
-    right = qwen2_5_vl.positions
-
-    def positions(student, prompt, extra=0):
-        good = right(student, prompt, extra).clone()
-        if wrong == "flat":
-            return torch.arange(good.shape[1]).expand(3, -1)
-        text = len(prompt.context)
-        # one step on; or as transformers 5.19 goes on after a video, ignoring how long it lasts
-        good[:, text:] += 1 if wrong == "shifted" else len(prompt.head) + max(prompt.grid[1:]) // 2 - int(good[0, text])
-        return good
-
-    monkeypatch.setattr(qwen2_5_vl, "positions", positions)
-    with pytest.raises(parity.ParityError, match="q0"):
-        check(student, requests, rollouts, 0.01)
-
-
-def test_nothing_to_compare_is_an_error():
-    with pytest.raises(ValueError, match="no rollout token"):
-        parity.measure([], [], [])
+def test_videos_that_look_the_same_but_last_longer_share_no_prefill(engine, student):
+    long, short = request(student, spacing=9.0), request(student, spacing=1.0)
+    engine.generate([long])
+    after = engine.generate([short])
+    engine.reset_caches()
+    assert after == engine.generate([short])
 
 
 def test_a_missing_head_is_refused(engine, student):
@@ -229,9 +149,8 @@ def test_updated_weights_are_used_at_once_and_old_prefixes_forgotten(engine, stu
     try:
         engine.update_weights(changed.model.state_dict())
         after = engine.generate(requests)
-        assert check(changed, requests, after).largest < 5e-4
-        with pytest.raises(parity.ParityError, match="Compare weights"):
-            check(student, requests, after)
+        assert agreement(changed, requests, after).largest < 1e-3
+        assert agreement(student, requests, after).largest > 0.1
     finally:
         engine.update_weights(student.model.state_dict())
     again = engine.generate(requests)

@@ -1,0 +1,36 @@
+"""Rollout requests on random video embeddings, for tests of engines."""
+
+import torch
+
+from longrl.mrsp import prefix
+from longrl.rollout import parity
+from longrl.rollout.request import Request
+
+
+def request(student, text="what moves", grid=(12, 4, 4), spacing=1.7, film=0, **options):
+    """One prompt; `film` names the random video."""
+    prompt = student.chat.prompt(text, grid, spacing)
+    shape = (prompt.video_tokens, student.hidden_size)
+    embeds = torch.randn(shape, generator=torch.Generator().manual_seed(film)) if grid else None
+    return Request(prompt, embeds, **{"n": 4, "max_tokens": 24, "seed": 7, **options})
+
+
+def mixed(student, **options):
+    """Videos of several lengths and a text."""
+    return [
+        request(student, "what", (2, 4, 4), 0.5, 1, **options),
+        request(student, "who moves to the left", (32, 4, 4), 2.0, 2, **options),
+        request(student, "who moves to the left", (5, 6, 2), 9.3, 3, **options),
+        request(student, "which", None, **options),
+    ]
+
+
+def agreement(student, requests, rollouts, temperature=1.0):
+    """How far the student's logprobs of the rollouts are from the engine's."""
+    groups = [
+        prefix.response_group(one.prompt, one.video_embeds, [rollout.token_ids for rollout in group])
+        for one, group in zip(requests, rollouts, strict=True)
+    ]
+    with torch.no_grad():
+        logprobs = prefix.score(student, groups, temperature).logprobs
+    return parity.measure([str(i) for i in range(len(requests))], rollouts, logprobs)
