@@ -157,6 +157,7 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
     from longrl.models import qwen2_5_vl
     from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
     from longrl.rollout import vllm
+    from longrl.rollout.request import Request
     from longrl.training.engine import Engine, EngineSettings, join
 
     with socket.socket() as free:
@@ -182,7 +183,7 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
                 video = VideoEmbeds(qwen2_5_vl.encode(student, [pixels], [grid])[0], grid)
             cache.put(key, video)
         prompt = question(student, video.grid, tokens)
-        request = vllm.Request(prompt, video.embeds, GROUP, 1.0, NEW, seed=number)
+        request = Request(prompt, video.embeds, GROUP, 1.0, NEW, seed=number)
         rollouts = sampler.generate([request])[0]
         update(engine, student, settings, request, rollouts, [draw.random() for _ in rollouts])
         with engine.whole() as whole:

@@ -51,8 +51,6 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB")
     plan.add_argument("--frames", type=int, help="frames of a video; else the recipe's frames.budget")
     plan.add_argument("--degree", type=int, help="sequence-parallel degree; else the fastest that fits")
-    plan.add_argument("--offload", choices=("none", "optimizer", "all"), default="none", help="kept on the host")
-    plan.add_argument("--sleep", action="store_true", help="the rollout engine lends its memory to the update")
     plan.add_argument("--tflops", type=float, default=250.0, help="rate of one large matrix product")
     plan.add_argument("--measure", action="store_true", help="measure that rate here, on this machine")
     return arguments
@@ -110,7 +108,7 @@ def plan(options: argparse.Namespace) -> None:
     config = load_config(options.recipe, {name: value for name, _, value in pairs})
     tflops = measured_tflops() if options.measure else options.tflops
     machine = Machine(options.gpus, options.gpu_gib, tflops)
-    print(plan(config, machine, options.frames, options.degree, options.offload, options.sleep))
+    print(plan(config, machine, options.frames, options.degree))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -130,10 +130,12 @@ class Varlen:
         scale: float,
         lengths: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = map(_pack, (grad, query, key, value, out))
-        ends = _ends(query, key, lengths)
+        ends_q, ends_k = _ends(query, key, lengths)
         lse = lse.transpose(0, 1).flatten(1).contiguous()
-        dq, dk, dv = self._backward(*packed, lse, *ends, query.shape[2], key.shape[2], causal, scale)
+        dq, dk, dv = self._backward(
+            _pack(grad), _pack(query), _pack(key), _pack(value), _pack(out), lse, ends_q, ends_k,
+            query.shape[2], key.shape[2], causal, scale,
+        )  # fmt: skip
         return _unpack(dq, query), _unpack(dk, key), _unpack(dv, value)
 
 

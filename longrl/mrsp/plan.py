@@ -19,8 +19,12 @@ from longrl.mrsp.costs import Machine, Work, host_bytes, memory, seconds
 
 GIB = 2**30
 TEXT = 200  # tokens of question, options and chat format in a prompt
-Offload = Literal["none", "optimizer", "all"]
-LIGHTER = (("none", 1), ("recompute", 1), ("offload", 1), ("offload", 8))  # checkpointing and tiles, from the fastest
+LIGHTER: tuple[tuple[Literal["none", "recompute", "offload"], int], ...] = (
+    ("none", 1),
+    ("recompute", 1),
+    ("offload", 1),
+    ("offload", 8),
+)  # checkpointing and tiles, from the fastest
 USABLE = 0.92  # share of a GPU's memory that may be planned: the rest goes to CUDA, NCCL and fragmentation
 
 
@@ -114,13 +118,11 @@ def too_small(least: Plan) -> str:
     return (
         f"nothing fits {least.machine.gpus} x {least.machine.gib:.0f} GiB: the smallest plan (degree "
         f"{least.work.degree}) needs {least.gib:.0f} GiB on each, most of it {parts}. Take more GPUs, a higher "
-        "rl.zero_stage, --offload optimizer, a rollout engine that sleeps (--sleep), or fewer frames"
+        "rl.zero_stage, rl.offload=optimizer, a rollout engine that sleeps (rl.rollout.sleep=true), or fewer frames"
     )
 
 
-def work_of(
-    config: PipelineConfig, shape: Shape, frames: int | None = None, offload: Offload = "none", sleep: bool = False
-) -> Work:
+def work_of(config: PipelineConfig, shape: Shape, frames: int | None = None) -> Work:
     """The RL step of a recipe, with another number of frames if given."""
     number = frames or config.frames.budget
     seen = (number, config.frames.height, config.frames.width)
@@ -136,8 +138,8 @@ def work_of(
         number_bytes=4 if rl.dtype == "float32" else 2,
         zero_stage=rl.zero_stage,
         reference=rl.kl > 0,
-        offload=offload,
-        sleep=sleep,
+        offload=rl.offload,
+        sleep=rl.rollout.sleep,
     )
 
 
@@ -146,12 +148,10 @@ def plan(
     machine: Machine,
     frames: int | None = None,
     degree: int | None = None,
-    offload: Offload = "none",
-    sleep: bool = False,
 ) -> str:
     """The plan of a recipe in words and figures. Raises as `choose` and `shape_of` do."""
     shape = shape_of(config.model)
-    return describe(shape, choose(shape, work_of(config, shape, frames, offload, sleep), machine, degree))
+    return describe(shape, choose(shape, work_of(config, shape, frames), machine, degree))
 
 
 def describe(shape: Shape, plan: Plan) -> str:

@@ -95,15 +95,15 @@ def score(
     owner = (packed.columns // width).to(hidden.device)
     own = owner == rank
     rows, columns, targets = (x.to(hidden.device)[own] for x in (packed.rows, packed.columns, packed.targets))
-    values = token_logprobs(student, hidden[rows, columns - rank * width], targets, temperature, entropy)
+    logprobs, nats, hits = token_logprobs(student, hidden[rows, columns - rank * width], targets, temperature, entropy)
     if shards is not None:
-        logprobs, nats, hits = values
+        logprobs, hits = shards.gather(logprobs, owner), shards.gather(hits.float(), owner).bool()
         nats = None if nats is None else shards.gather(nats, owner)
-        values = shards.gather(logprobs, owner), nats, shards.gather(hits.float(), owner).bool()
-    logprobs, entropies, correct = (None if v is None else _regroup(v, groups, packed.counts) for v in values)
-    assert logprobs is not None
-    assert correct is not None
-    return Scored(logprobs, entropies, correct)
+    return Scored(
+        _regroup(logprobs, groups, packed.counts),
+        None if nats is None else _regroup(nats, groups, packed.counts),
+        _regroup(hits, groups, packed.counts),
+    )
 
 
 def group_logprobs(
@@ -160,8 +160,8 @@ def pack(student: Student, groups: Sequence[Group]) -> Packed:
             targets += suffix[first:]
             counts.append(count)
     ragged = torch.tensor(lengths, device=student.device) if min(lengths) != P else None
-    indices = (torch.tensor(x, dtype=torch.long) for x in (rows, columns, targets))
-    return Packed(ids, position_ids, *indices, counts, Layout(P, G, R, ragged))
+    row, column, target = (torch.tensor(x, dtype=torch.long) for x in (rows, columns, targets))
+    return Packed(ids, position_ids, row, column, target, counts, Layout(P, G, R, ragged))
 
 
 def embed(student: Student, packed: Packed, groups: Sequence[Group], start: int, width: int) -> tuple[Tensor, Tensor]:

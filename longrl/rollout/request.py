@@ -103,5 +103,5 @@ def video_id(request: Request) -> str:
     assert request.video_embeds is not None
     prompt, embeds = request.prompt, request.video_embeds.detach().cpu().contiguous()
     digest = hashlib.sha256(repr((prompt.grid, prompt.second_per_grid, embeds.dtype, embeds.shape)).encode())
-    digest.update(embeds.view(torch.uint8).numpy())
+    digest.update(embeds.view(torch.uint8).numpy().data)
     return digest.hexdigest()
