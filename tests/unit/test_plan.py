@@ -146,9 +146,9 @@ def test_an_illegal_degree_is_refused_in_words():
 
 @pytest.mark.parametrize(("frames", "gib", "shared"), [(64, 200, False), (512, 80, False), (3600, 48, True)])
 def test_long_prompts_are_shared_and_short_ones_are_not(frames, gib, shared):
-    config = load_config("qwen2.5-vl-7b")
+    config = load_config("qwen2.5-vl-7b", {"rl.rollout.sleep": True})
     shape = shape_of(config.model)
-    chosen = choose(shape, work_of(config, shape, frames, sleep=True), Machine(gpus=8, gib=gib))
+    chosen = choose(shape, work_of(config, shape, frames), Machine(gpus=8, gib=gib))
     assert (chosen.work.degree > 1) == shared
 
 
