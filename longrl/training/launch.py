@@ -7,9 +7,9 @@ here the group gets SIGTERM and, some seconds later, SIGKILL. When this process 
 ranks see their lifeline end (see `rank`). torchrun is not used: it adds a third process between, and orphans its
 workers when it is killed.
 
-A rank that neither gives a sign of life nor computes for `SILENCE` seconds (it is frozen), and ranks that all wait for
-each other in collectives for `STANDSTILL`, end the group too. A rank that lives but never joins the others' collective
-is left to the collective's own time-out (half an hour, DeepSpeed's default): until then it may be slow work.
+A rank that neither gives a sign of life nor computes for `SILENCE` seconds is frozen; it ends the group too. One that
+lives but never joins the others' collective is left to the collective's own time-out (half an hour, DeepSpeed's
+default): until then it may be slow work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from longrl.training.rank import LIFELINE, MESSAGES, RankLost, TrainingError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 SILENCE = 25.0  # seconds without a sign of life of some rank; if it computed nothing in as many more, the job ends
-STANDSTILL = 45.0  # seconds of all ranks waiting in a collective each that end it
 LOG_TAIL = 25  # lines of a failed rank's log that go into the error
 
 
@@ -48,7 +47,7 @@ def launch(
     `listen` gets every message of every rank, a dictionary with "kind". `threads` is OMP_NUM_THREADS of a rank.
 
     Raises `TrainingError` with the rank's own words, or with its exit status and the end of its log; `RankLost` when it
-    was killed by a signal, froze, or all ranks wait for each other.
+    was killed by a signal or froze.
     """
     logs = folder / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -104,7 +103,7 @@ def supervise(
                 if message["kind"] == "error":
                     raise TrainingError(message["message"])
                 if message["kind"] == "alive":
-                    pulse.felt(message["rank"], message["waiting"])
+                    pulse.felt(message["rank"])
                 else:
                     listen(message)
             if not ended:
@@ -120,35 +119,29 @@ def supervise(
 
 
 class Pulse:
-    """When each rank was last known to live, what it had computed by then, and for how long it had been waiting."""
+    """When each rank was last known to live, and what it had computed by then."""
 
     def __init__(self, processes: list[subprocess.Popen[bytes]]):
         self.pids = [process.pid for process in processes]
         self.heard = [time.monotonic()] * len(self.pids)
         self.computed = [0] * len(self.pids)
-        self.waiting = [0.0] * len(self.pids)  # seconds in a collective
 
-    def felt(self, rank: int, waiting: float) -> None:
+    def felt(self, rank: int) -> None:
         """A sign of life."""
-        self.heard[rank], self.waiting[rank] = time.monotonic(), waiting
+        self.heard[rank] = time.monotonic()
         self.computed[rank] = ticks(self.pids[rank])
 
     def check(self, running: list[bool], logs: Path) -> None:
-        """Raise `RankLost` when a running rank is silent and idle, or when all ranks wait for each other."""
+        """Raise `RankLost` when a running rank is silent and idle."""
         for rank, heard in enumerate(self.heard):
             if not running[rank] or time.monotonic() - heard <= SILENCE:
                 continue
             if ticks(self.pids[rank]) > self.computed[rank]:  # on a busy machine, or in a long call of a library
-                self.felt(rank, 0.0)
+                self.felt(rank)
                 continue
             raise RankLost(
                 f"training rank {rank} has given no sign of life for {SILENCE:.0f} s: it or its machine is frozen; "
                 f"run again to go on from the last checkpoint; its log is {logs / f'rank-{rank}.log'}"
-            )
-        if any(running) and min(w for w, runs in zip(self.waiting, running, strict=True) if runs) > STANDSTILL:
-            raise RankLost(
-                f"all ranks have been waiting for each other in a collective for {STANDSTILL:.0f} s; "
-                f"run again to go on from the last checkpoint; their logs are in {logs}"
             )
 
 

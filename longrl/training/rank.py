@@ -5,7 +5,7 @@ parent, and a thread watches a pipe that only the launcher holds open, whose end
 (ranks and whatever they started). Then `module.main(job, messages)` runs.
 
 Messages to the launcher are JSON lines on a pipe of their own; stdout and stderr are free for any library's noise.
-Every few seconds one says that the rank is alive, and for how long it has been waiting in collectives.
+Every few seconds one says that the rank is alive.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from longrl.errors import LongrlError, Transient
@@ -27,8 +26,6 @@ from longrl.errors import LongrlError, Transient
 LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
 PR_SET_PDEATHSIG = 1
 BEAT = 2.0  # seconds between signs of life
-IDLE = 0.05  # share of a core below which a process does nothing
-COLLECTIVES = "distributed_c10d.py"  # torch's module in which a rank waits for the others
 
 
 class TrainingError(LongrlError):
@@ -36,7 +33,7 @@ class TrainingError(LongrlError):
 
 
 class RankLost(TrainingError, Transient):
-    """A rank was killed, froze or waits forever; run again, the stage goes on from its last checkpoint."""
+    """A rank was killed or froze; run again, the stage goes on from its last checkpoint."""
 
 
 class Messages:
@@ -79,43 +76,15 @@ def die_with_launcher(lifeline: int) -> None:
 
 
 def beat(messages: Messages) -> None:
-    """From now on say every `BEAT` seconds that this process lives, and for how long it waits in a collective.
-
-    Waiting is: the main thread is in a collective and has not been awake since the last beat, and the process (a
-    transfer has a thread of its own) computes less than `IDLE`. Only Linux tells; elsewhere no rank ever waits.
-    """
-    rank, main_thread = int(os.environ["RANK"]), threading.main_thread()
+    """From now on say every `BEAT` seconds that this process lives."""
+    rank = int(os.environ["RANK"])
 
     def tell() -> None:
-        used, wakes, since = 0.0, "", time.monotonic()
         while True:
-            before, used = (used, wakes), time.process_time()
-            wakes = times_awake(main_thread.native_id)
-            rests = wakes == before[1] != "" and used - before[0] < IDLE * BEAT
-            if not rests or not in_collective(sys._current_frames().get(main_thread.ident or 0)):
-                since = time.monotonic()
-            messages.send("alive", rank=rank, waiting=round(time.monotonic() - since, 1))
+            messages.send("alive", rank=rank)
             time.sleep(BEAT)
 
     threading.Thread(target=tell, daemon=True, name="beat").start()
-
-
-def times_awake(thread: int | None) -> str:
-    """How often a thread has been put to sleep or interrupted, as the kernel writes it; empty where it doesn't."""
-    try:
-        lines = Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
-    except OSError:
-        return ""
-    return " ".join(line for line in lines if "ctxt_switches" in line)
-
-
-def in_collective(frame: FrameType | None) -> bool:
-    """Whether this stack waits for other ranks."""
-    while frame is not None:
-        if frame.f_code.co_filename.endswith(COLLECTIVES):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def main(module: str, job: str) -> None:

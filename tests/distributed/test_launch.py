@@ -41,17 +41,6 @@ def main(job, messages):
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(600)
-        case "deadlock":
-            import torch
-            import torch.distributed as dist
-            dist.init_process_group("gloo")
-            dist.recv(torch.zeros(1), src=1 - rank)
-        case "slow":
-            import torch
-            import torch.distributed as dist
-            dist.init_process_group("gloo")
-            time.sleep(8 * rank)
-            dist.barrier()
         case "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(600)
@@ -135,18 +124,6 @@ def test_frozen_rank_ends_the_job(run, monkeypatch):
     with pytest.raises(RankLost, match="rank 1 has given no sign of life for 3 s"):
         run("frozen")
     assert wait_until_gone(pids(run.seen))
-
-
-def test_ranks_that_wait_for_each_other_end_the_job(run, monkeypatch):
-    monkeypatch.setattr("longrl.training.launch.STANDSTILL", 4.0)
-    with pytest.raises(RankLost, match="all ranks have been waiting for each other"):
-        run("deadlock")
-    assert wait_until_gone(pids(run.seen))
-
-
-def test_a_rank_may_wait_for_one_that_works(run, monkeypatch):
-    monkeypatch.setattr("longrl.training.launch.STANDSTILL", 5.0)
-    run("slow")
 
 
 def test_no_rank_survives_a_sigkilled_launcher(tmp_path):

@@ -56,8 +56,3 @@ def test_illegal_degrees_are_refused_with_the_legal_ones(degree, ranks, heads, m
 def test_a_degree_must_divide_the_ranks(stage):
     with pytest.raises(ConfigError, match=rf"{stage}.sequence_parallel: .*must divide ranks, which is 4"):
         load_config("tiny", {f"{stage}.ranks": "4", f"{stage}.sequence_parallel": "3"})
-
-
-def test_rl_refuses_to_share_sequences():
-    with pytest.raises(ConfigError, match=r"rl.sequence_parallel: .*RL does not share sequences over ranks yet"):
-        load_config("tiny", {"rl.sequence_parallel": "2"})

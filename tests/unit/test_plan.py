@@ -144,7 +144,7 @@ def test_an_illegal_degree_is_refused_in_words():
         check_degree(SEVEN, 8, 3)
 
 
-@pytest.mark.parametrize(("frames", "gib", "shared"), [(64, 200, False), (512, 80, False), (3600, 48, True)])
+@pytest.mark.parametrize(("frames", "gib", "shared"), [(64, 200, False), (512, 80, False), (3600, 72, True)])
 def test_long_prompts_are_shared_and_short_ones_are_not(frames, gib, shared):
     config = load_config("qwen2.5-vl-7b", {"rl.rollout.sleep": True})
     shape = shape_of(config.model)
