@@ -110,7 +110,7 @@ def extras(file: Path) -> list[dict]:
 
 def test_longvideo_reason_has_its_options_and_its_category(dataset, warehouse, tmp_path):
     out = export_dataset(dataset, "longvideo-reason", tmp_path / "out", warehouse)
-    rows = [json.loads(line) for line in (out / "eval.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (out / "eval.jsonl").read_text().split("\n") if line]
     row = next(row for row in rows if row["longrl"]["question_id"] == "q5")
     assert {name: row[name] for name in row if name not in ("longrl", "problem_id")} == {
         "problem": "Who comes in 5?\nA. red box\nB. blue ball\nC. green box\nD. white ball",
