@@ -153,7 +153,8 @@ class Loop:
             self.patience.after(batch)
         cache = {"hits": self.videos.cache.hits, "encoded": self.videos.encoded}
         row = rl_metrics.row(batch, sums, self.clock.taken(), cache)
-        return {"step": step, **row, "learning_rate": rate, "skipped": self.engine.skipped}
+        counts = {"skipped": self.engine.skipped, "engine_restarts": self.sampler.restarts}
+        return {"step": step, **row, "learning_rate": rate, **counts}
 
     def check_parity(self, samples: list[Sample]) -> None:
         """The gate before the first step. Every rank checks its own engine; one that fails ends the run."""

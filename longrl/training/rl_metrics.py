@@ -13,6 +13,7 @@
     parity_gap, ..._mean   |trainer - vLLM| logprob of the tokens computed, in nats
     gradient_norm          mean over the step's updates, before clipping; updates: how many there were
     skipped                updates left out so far for a number that is not finite
+    engine_restarts        times the rollout engine was made anew so far
     cache_hits, _encodes   embeddings read from the cache, and videos encoded, since this process started
     tokens_per_second      tokens of prompts (once a group) and responses rolled out, by the seconds of the step
     seconds, seconds_*     of rank 0: encode (embeddings; in the first step of all videos), rollout, reward, logprob
