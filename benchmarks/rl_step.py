@@ -234,7 +234,8 @@ def trl(
     question = {"prompt": [{"role": "user", "content": "what moves?"}], "images": images}
     prompt: list[int] = []  # tokens of the first forward's rows
     student.model.language_model.register_forward_pre_hook(
-        lambda module, inputs, named: prompt or prompt.append(named["inputs_embeds"].shape[1]), with_kwargs=True
+        lambda module, inputs, named: None if prompt else prompt.append(named["inputs_embeds"].shape[1]),
+        with_kwargs=True,
     )
     lengths: list[int] = []
 
