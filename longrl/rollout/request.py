@@ -97,8 +97,8 @@ def text_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def video_id(request: Request) -> str:
     """The name under which vLLM may share a video's prefill and inputs: a hash of all that it is made of.
 
-    vLLM's own hash leaves out the time between temporal patches, so of two videos that look the same but differ in
-    length (a black screen, say) the second would get the positions of the first.
+    The time between temporal patches is part of it, as vLLM's own hash appears not to have it: two videos that look the
+    same but differ in length (a black screen, say) must not share positions.
     """
     assert request.video_embeds is not None
     prompt, embeds = request.prompt, request.video_embeds.detach().cpu().contiguous()
