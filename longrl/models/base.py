@@ -44,6 +44,7 @@ class Student(ABC):
     CHAT: ClassVar[type[ChatFormat]] = ChatFormat
     KINDS: ClassVar[tuple[Kind, ...]] = ()  # what a prompt may show
     AXES: ClassVar[int] = 1  # of positions: 3 for M-RoPE (time, height, width)
+    VLLM_TOWER: ClassVar[bool] = False  # vLLM takes embeddings only where it has built the tower, too
     ENCODERS: ClassVar[tuple[str, ...]] = ()  # parts of weight names that a rollout engine does without
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
