@@ -56,10 +56,7 @@ class Responder:
         self.ledger = warehouse.ledger(job["stage"])
         self.frames = FrameCache(warehouse.cache("frames"))
         self.embeds = EmbeddingCache(warehouse.cache("embeddings"), job["embedding_cache_gib"])
-        self.plans = {
-            digest: FramePlan(tuple(plan["times"]), plan["height"], plan["width"])
-            for digest, plan in job["plans"].items()
-        }
+        self.plans = {digest: FramePlan.parse(plan) for digest, plan in job["plans"].items()}
         self.engine: Any = None
         self.done = self.tokens = 0
         self.seconds = {"encode": 0.0, "start": 0.0, "generate": 0.0}

@@ -41,7 +41,7 @@ def read_frames(path: str | Path, plan: FramePlan) -> np.ndarray:
     The frame shown at time t is the last one that starts at or before t; times past the end take the last frame.
     Raises `DecodeError` with the decoder's reason. For plans whose frames fit into memory several times.
     """
-    return _apart(_read, (str(path), plan))
+    return decode_apart(_read, (str(path), plan))
 
 
 class FrameCache:
@@ -61,7 +61,7 @@ class FrameCache:
             if not (file := self._file(video_id, plan)).exists():
                 missing[plan.height, plan.width].append((plan, file))
         for wanted in missing.values():
-            _apart(_store, (str(path), wanted))
+            decode_apart(_store, (str(path), wanted))
         return [np.load(self._file(video_id, plan), mmap_mode="r") for plan in plans]
 
     def _file(self, video_id: str, plan: FramePlan) -> Path:
@@ -90,7 +90,7 @@ def each_frame(path: str | Path, plan: FramePlan) -> Iterator[np.ndarray]:
         raise DecodeError(_brief(error)) from error
 
 
-def _apart(work: Callable[[tuple[str, Job]], Result], job: tuple[str, Job]) -> Result:
+def decode_apart(work: Callable[[tuple[str, Job]], Result], job: tuple[str, Job]) -> Result:
     """Do work on a file in a worker process; a lost worker is a `DecodeError` of the file."""
     if not Path(job[0]).is_file():
         raise DecodeError("the file is gone; run again to ingest the folder as it is now")

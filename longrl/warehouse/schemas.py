@@ -17,7 +17,7 @@ class SchemaError(LongrlError):
     """A table is not what its stage promises; the message names the column, the check and some offending values."""
 
 
-CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot"])
+CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot", "sound"])
 SPLIT = pa.Check.isin(["sft", "rl", "eval"])
 
 
