@@ -19,6 +19,11 @@ class FrameSettings(Settings):
     budgets: tuple[int, ...] = Field((4, 8, 16, 32), description="Frame budgets mixed in SFT and shown in evaluation.")
     height: int = Field(56, ge=28, description="Frame height in pixels, a multiple of 28.", multiple_of=28)
     width: int = Field(56, ge=28, description="Frame width in pixels, a multiple of 28.", multiple_of=28)
+    audio: Literal["none", "beside", "alone"] = Field(
+        "none",
+        description="Whether a video's sound is heard: not, beside its frames, or alone (families that take audio). "
+        "Videos without a sound track are then rejects.",
+    )
     embedding_cache_gib: float = Effort(
         50.0,
         gt=0.0,

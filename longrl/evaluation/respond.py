@@ -89,10 +89,11 @@ class Responder:
             film = embeds.get((request["video_id"], request["plan"]))
             reason = failures.get(request["video_id"], "the video could not be encoded")
             if film is not None:
-                prompt = student.chat.prompt(request["text"], [student.video(self.plans[request["plan"]])])
+                plan = self.plans[request["plan"]]
+                prompt = student.chat.prompt(request["text"], [student.media(plan)])
                 reason = self.too_long(len(prompt), student)
                 if not reason:
-                    readable.append((request, prompt, film.embeds))
+                    readable.append((request, prompt, student.split(plan, film.embeds)))
                     continue
             self.record(request, [{"error": reason}] * len(request["keys"]))
         self.tell(model)
@@ -143,7 +144,7 @@ class Responder:
             return
         longest = 0
         for text, digest in {(request["text"], request["plan"]) for request in all_requests}:
-            length = len(student.chat.prompt(text, [student.video(self.plans[digest])]))
+            length = len(student.chat.prompt(text, [student.media(self.plans[digest])]))
             longest = max(longest, 0 if self.too_long(length, student) else length)
         context = longest + self.job["max_tokens"]
         self.engine = Engine(folder, max_model_len=context, seed=self.job["seed"], dtype=self.job["dtype"])
@@ -155,7 +156,7 @@ class Responder:
         wanted = [
             Request(
                 prompt,
-                (embeds,),
+                embeds,
                 n=len(request["keys"]),
                 temperature=0.0 if request["greedy"] else self.job["temperature"],
                 max_tokens=self.job["max_tokens"],

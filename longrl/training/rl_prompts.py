@@ -71,7 +71,7 @@ class Embeddings:
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
         """The prompt of a question."""
-        seen = self.student.video(self.view(row["video_id"]).plan)
+        seen = self.student.media(self.view(row["video_id"]).plan)
         return self.student.chat.prompt(question_text(row["question"], row["options"]), [seen])
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
@@ -81,8 +81,8 @@ class Embeddings:
         if video is None:
             video = self.encode_again(view, settings.zero_stage)
         prompt = self.prompt(row)
-        embeds = video.embeds.to(self.student.device)
-        return Request(prompt, (embeds,), settings.group_size, settings.temperature, settings.max_tokens, seed)
+        embeds = self.student.split(view.plan, video.embeds.to(self.student.device))
+        return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
 
     def encode_again(self, view: View, zero_stage: int) -> VideoEmbeds:
         """An embedding whose file broke or was deleted while the run goes on."""

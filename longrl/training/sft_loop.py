@@ -202,8 +202,8 @@ def forward_backward(engine: Engine, student: Student, share: Share, films: Film
 def attach_videos(share: Share, films: Films) -> None:
     """Hang the embeddings of the share's videos into its groups."""
     if share.views:
-        for group, video in zip(share.groups, films.embeds(share.views), strict=True):
-            group.embeds = (video,)
+        for group, view, whole in zip(share.groups, share.views, films.embeds(share.views), strict=True):
+            group.embeds = films.student.split(view.plan, whole)
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
@@ -224,7 +224,7 @@ def build(student: Student, everything: Sequence[Example], replica: int, replica
     for example in mine:
         if example.view is None:
             continue
-        seen = student.video(example.view.plan)
+        seen = student.media(example.view.plan)
         prompts = [student.chat.prompt(turn.prompt, [seen]) for turn in example.turns]
         answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
         group = question_group(prompts, (), [ids for ids, _ in answers])

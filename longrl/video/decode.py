@@ -56,6 +56,7 @@ class FrameCache:
 
     def get_many(self, video_id: str, path: str | Path, plans: Sequence[FramePlan]) -> list[np.ndarray]:
         """One array per plan, in order; what is missing is decoded in one pass per frame size."""
+        plans = [plan.pictures for plan in plans]
         missing: dict[tuple[int, int], list[tuple[FramePlan, Path]]] = defaultdict(list)
         for plan in dict.fromkeys(plans):
             if not (file := self._file(video_id, plan)).exists():

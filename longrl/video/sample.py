@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 PIXELS = 2  # counts up when the decoder or the scaling changes, so that caches never mix the two
 SAMPLES = 1  # the same for the sound track
@@ -82,12 +82,12 @@ def plan_frames(
     width: int,
     start: float = 0.0,
     end: float | None = None,
-    audio: bool = False,
+    audio: Literal["none", "beside", "alone"] = "none",
 ) -> FramePlan:
     """The centres of `budget` equal spans of [start, end), `end` being the video's `duration` (seconds) by default.
 
     Centres, because a film's first frame is often black and its last is past the last clip. With `audio` the span is
-    heard too. Raises `ValueError` when the span is empty or lies outside the video.
+    heard too, `beside` the frames or `alone`. Raises `ValueError` when the span is empty or lies outside the video.
 
     >>> plan_frames(8.0, 4, 56, 56).times
     (1.0, 3.0, 5.0, 7.0)
@@ -97,7 +97,10 @@ def plan_frames(
         raise ValueError(f"cannot take {budget} frames from {start}–{end} s of a video of {duration} s")
     step = (end - start) / budget
     times = tuple(round(start + (index + 0.5) * step, 6) for index in range(budget))
-    return FramePlan(times, height, width, (round(start, 6), round(end, 6)) if audio else None)
+    span = (round(start, 6), round(end, 6))
+    if audio == "alone":
+        return FramePlan((), 0, 0, span)
+    return FramePlan(times, height, width, span if audio == "beside" else None)
 
 
 def fit(width: int, height: int, longer_side: int) -> tuple[int, int]:

@@ -135,11 +135,12 @@ def test_sound_longer_than_the_processor_takes_goes_on_where_it_cuts_off():
 
 
 def test_plans_without_sound_keep_their_digests_and_sound_changes_them():
-    silent, heard = plan_frames(8.0, 4, 56, 56), plan_frames(8.0, 4, 56, 56, audio=True)
+    silent, heard = plan_frames(8.0, 4, 56, 56), plan_frames(8.0, 4, 56, 56, audio="beside")
     assert silent.digest == "998c619cabb6e555"  # as before plans could hold sound: caches and logs stay good
     assert heard.audio == (0.0, 8.0)
     assert len({silent.digest, heard.digest, FramePlan(silent.times, 56, 56, (0.0, 7.0)).digest}) == 3
     assert heard.pictures == silent
+    assert plan_frames(8.0, 4, 56, 56, audio="alone") == FramePlan((), 0, 0, (0.0, 8.0))
     assert FramePlan((), 0, 0, (0.0, 8.0)).digest not in {silent.digest, heard.digest}
     with pytest.raises(ValueError, match="a span of sound"):
         FramePlan(silent.times, 56, 56, (2.0, 2.0))
