@@ -11,7 +11,8 @@
    it ours. Elsewhere the three agree.
 3. The tower of sound attends within windows of two seconds, so a long sound goes through it in pieces, exactly.
 4. Folders hold the thinker under its published names (`thinker.*`), with `enable_audio_output` off: transformers'
-   thinker and its whole model load them, and so does vLLM. The talker is not trained and not written.
+   thinker and its whole model load them (the latter asks for the published `spk_dict.pt`), and so does vLLM. The talker
+   is not trained and not written.
 
 Shapes: W width of an embedding, F frames of a spectrogram.
 """
