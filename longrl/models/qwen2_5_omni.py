@@ -316,6 +316,7 @@ class Qwen2_5_Omni(QwenVL):
             audio_config=hearing,
             position_id_per_seconds=RATE // HOP // 4,
             seconds_per_chunk=2,
+            initializer_range=settings.initializer_range,
             tie_word_embeddings=True,
             **{name: tokenizer.convert_tokens_to_ids(token) for name, token in NAMES.items()},
         )
