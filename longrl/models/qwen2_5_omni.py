@@ -1,16 +1,9 @@
 """Qwen2.5-Omni, its thinker: sound, video, a video with its own sound, images and text in; text out.
 
-    <|vision_bos|><|audio_bos|>[2 s of video][2 s of sound][2 s of video] ... <|audio_eos|><|vision_eos|>
-
-1. TMRoPE (technical report, arXiv:2503.20215, section 2.2): a second is 25 positions of time; a token of sound, 40 ms,
-   is at its own on all axes. A video with its sound is one slot in which both count from the same start, in turns of
-   two seconds; the two marks before it share a position, and so do the two after it.
-2. transformers 5.19 takes the turns by their number instead of by time where temporal patches are more than 2 s apart,
-   and goes on after the last turn instead of after the largest position. vLLM 0.32 counts the mark inside the slot as
-   one of its tokens, so that all of them are off by one, and takes no embeddings of sound: `longrl.rollout.omni` gives
-   it ours. Elsewhere the three agree.
-3. The tower of sound attends within windows of two seconds, so a long sound goes through it in pieces, exactly.
-4. Folders hold the thinker under its published names (`thinker.*`), with `enable_audio_output` off: transformers'
+1. Prompts and positions are those of `longrl.models.omni_chat`. vLLM takes no embeddings of sound, and its positions
+   differ: `longrl.rollout.omni` gives it ours.
+2. The tower of sound attends within windows of two seconds, so a long sound goes through it in pieces, exactly.
+3. Folders hold the thinker under its published names (`thinker.*`), with `enable_audio_output` off: transformers'
    thinker and its whole model load them (the latter asks for the published `spk_dict.pt`), and so does vLLM. The talker
    is not trained and not written.
 
@@ -20,12 +13,10 @@ Shapes: W width of an embedding, F frames of a spectrogram.
 from __future__ import annotations
 
 import json
-import math
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,9 +32,9 @@ from transformers import (
 )
 
 from longrl.config import ModelSettings
-from longrl.models.chat import ChatFormat
 from longrl.models.families import StudentError
-from longrl.models.prompt import Medium, Prompt, Slot
+from longrl.models.omni_chat import OmniChat, places
+from longrl.models.prompt import Kind, Medium, Prompt, Slot
 from longrl.models.qwen_vl import QwenVL
 from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, start_attention, start_vision, text_sizes
 from longrl.video.audio import RATE, log_mel, samples
@@ -77,78 +68,6 @@ OMNI_CHAT = (
     .replace("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_bos|><|IMAGE|><|vision_eos|>")
     .replace("{% else %}{{ c['text'] }}", "{% elif c['type'] == 'audio' %}" + HEARD + "{% else %}{{ c['text'] }}")
 )
-
-
-class OmniChat(ChatFormat):
-    """Qwen's chat with ears. `pace` counts positions a second, `turn` those of a turn of video or sound."""
-
-    PADS: ClassVar[dict[str, str]] = {"video": "<|VIDEO|>", "image": "<|IMAGE|>", "audio": "<|AUDIO|>"}
-    MARKS = ("<|vision_bos|>", "<|vision_eos|>")
-
-    def __init__(self, tokenizer: Any, merge: int = 2):
-        super().__init__(tokenizer, merge)
-        self.ears = self.special("<|audio_bos|>"), self.special("<|audio_eos|>")
-        self.pace, self.turn = 25, 50
-
-    def video(self, grid: Sequence[int], second_per_grid: float = 1.0, times: Sequence[float] = ()) -> Medium:
-        """A video of this patch grid; its `times` are the patches' positions in time, not seconds."""
-        places = torch.arange(grid[0]) * torch.tensor(second_per_grid) * self.pace
-        return replace(super().video(grid, second_per_grid), times=tuple(places.tolist()))
-
-    def audio(self, tokens: int) -> Medium:
-        """A sound of so many embeddings."""
-        return Medium("audio", tokens, (tokens, 1, 1))
-
-    def slot(self, *media: Medium) -> tuple[tuple[int, ...], Slot, tuple[int, ...]]:
-        """A sound has marks of its own; a video with its sound is one slot, its inner marks included."""
-        start, end = self.ears
-        if len(media) == 1:
-            before, slot, after = super().slot(*media)
-            return ((start,), slot, (end,)) if media[0].kind == "audio" else (before, slot, after)
-        film, sound = media
-        pads = self.pads["video"], self.pads["audio"]
-        each = film.tokens // film.grid[0]
-        inside = [
-            pad
-            for patches, heard in turns(film.times, sound.tokens, self.turn)
-            for pad in (*(pads[0],) * (patches * each), *(pads[1],) * heard)
-        ]
-        first, last = self.marks
-        return (first,), Slot(media, pads, (pads[0],), (start, *inside, end, last)), ()
-
-
-def places(slot: Slot) -> Tensor:
-    """Positions (3, tokens) of a slot's expanded tokens, from its first one on.
-
-    A video and its sound count from the same start; the marks inside their slot stand where those outside do.
-    """
-    film, *sound = slot.media
-    if film.kind == "audio":
-        return torch.arange(film.tokens).expand(3, -1)
-    t, h, w = film.grid
-    merge = math.isqrt(t * h * w // film.tokens)
-    time = torch.tensor(film.times or [0] * t).long()
-    axes = torch.meshgrid(time, torch.arange(h // merge), torch.arange(w // merge), indexing="ij")
-    block = torch.stack(axes).reshape(3, -1)
-    if not sound:
-        return block
-    ids = torch.tensor(slot.expanded)
-    found = torch.full((3, len(ids)), -1)
-    found[:, ids == slot.pads[0]] = block
-    found[:, ids == slot.pads[1]] = torch.arange(sound[0].tokens)
-    found[:, -2:] = found.max() + 1
-    return found
-
-
-def turns(times: Sequence[float], sound: int, turn: int) -> list[tuple[int, int]]:
-    """How many temporal patches, at positions `times`, and tokens of sound each turn of `turn` positions takes.
-
-    >>> turns([0, 25, 50, 75], 120, 50)
-    [(2, 50), (2, 50), (0, 20)]
-    """
-    count = max(int(times[-1] // turn) + 1, -(-sound // turn))
-    patches = [sum(time // turn == number for time in times) for number in range(count)]
-    return [(seen, min(turn, max(0, sound - number * turn))) for number, seen in enumerate(patches)]
 
 
 class Thinker(Qwen2_5OmniThinkerForConditionalGeneration):
@@ -221,8 +140,8 @@ class Qwen2_5_Omni(QwenVL):
 
     # From media to embeddings.
 
-    def media(self, plan: FramePlan) -> tuple[Medium, ...]:
-        seen = (self.video(plan),) if plan.times else ()
+    def media(self, kind: Kind, plan: FramePlan) -> tuple[Medium, ...]:
+        seen = (self.medium(kind, plan),) if plan.times else ()
         if plan.audio is None:
             return seen
         frames = -(-samples(plan.audio) // self.processor.feature_extractor.hop_length)

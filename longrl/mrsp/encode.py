@@ -32,24 +32,25 @@ from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
+from longrl.video.views import View
 
 PATCHES = 16_384  # patches in one call of the tower: bounds its memory
 TOGETHER = 16  # short videos that a rank encodes between two reports
 
-Film = tuple[str, str | Path, FramePlan]  # video id, path, plan
+Film = View | tuple[str, str | Path, FramePlan]  # of a video, the kind may be left out
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a plan takes from a file: frames, uint8 (T, height, width, 3), and samples of sound, float32 (n,)."""
+    """What a view takes from its file: frames, uint8 (T, height, width, 3), and samples of sound, float32 (n,)."""
 
-    plan: FramePlan
+    view: View
     frames: np.ndarray | None
     sound: np.ndarray | None
 
     def grid(self, student: Student) -> Grid:
-        """The patch grid of the video; of a sound alone, that of the sound."""
-        return student.media(self.plan)[0].grid
+        """The patch grid of the video or the image; of a sound alone, that of the sound."""
+        return student.media(self.view.kind, self.view.plan)[0].grid
 
     def beside(self, student: Student, embeds: Tensor) -> Tensor:
         """A video's embeddings followed by those of its sound."""
@@ -59,18 +60,19 @@ class Shown:
         return torch.cat([embeds, heard.to(embeds.device)])
 
 
-def read(frames: FrameCache, video_id: str, path: str | Path, plan: FramePlan) -> Shown:
-    """Read what a plan takes, decoded on the first call. Raises `DecodeError`."""
+def read(frames: FrameCache, view: View) -> Shown:
+    """Read what a view takes, decoded on the first call. Raises `DecodeError`."""
+    video_id, path, plan, _ = view
     pictures = frames.get(video_id, path, plan) if plan.times else None
-    return Shown(plan, pictures, SoundCache(frames.folder).get(video_id, path, plan.audio) if plan.audio else None)
+    return Shown(view, pictures, SoundCache(frames.folder).get(video_id, path, plan.audio) if plan.audio else None)
 
 
 def encode(student: Student, wanted: Sequence[Shown]) -> list[Tensor]:
-    """Embed what several plans take: (tokens, W) each, a video's before its sound's; differentiable.
+    """Embed what several views take: (tokens, W) each, a video's before its sound's; differentiable.
 
     Each tower is called once for all of them.
     """
-    films = [student.patches(shown.frames) for shown in wanted if shown.frames is not None]
+    films = [student.patches(shown.frames, shown.view.kind) for shown in wanted if shown.frames is not None]
     seen = iter(student.encode([pixels for pixels, _ in films], [grid for _, grid in films]) if films else ())
     sounds = [shown.sound for shown in wanted if shown.sound is not None]
     heard = iter(student.hear(sounds) if sounds else ())
@@ -96,7 +98,7 @@ def encode_videos(
     failures: dict[str, str] | None = None,
     tower: str | None = None,
 ) -> dict[tuple[str, str], VideoEmbeds]:
-    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan), on this rank alone.
+    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan[, kind]), on this rank alone.
 
     What is not in the cache is decoded, encoded with the tower as it is now (`tower` is its digest, if known) and
     stored. A video that cannot be decoded raises `DecodeError`; with `failures` given, its id and reason are put there
@@ -116,20 +118,20 @@ def encode_videos(
             keep(key, embeds, shown.grid(student))
         batch.clear()
 
-    for video_id, path, plan in dict.fromkeys(wanted):
-        key = EmbeddingKey(video_id, plan.digest, tower, dtype)
+    for view in dict.fromkeys(View(*film) for film in wanted):
+        key = EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)
         if video := cache.get(key):
-            found[video_id, plan.digest] = video
+            found[view.video_id, view.plan.digest] = video
             continue
         try:
-            shown = read(frames, video_id, path, plan)
+            shown = read(frames, view)
         except DecodeError as error:
             if failures is None:
                 raise
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
             continue
         grid = shown.grid(student)
-        if shown.frames is not None and is_long(grid):
+        if shown.frames is not None and view.kind == "video" and is_long(grid):
             keep(key, shown.beside(student, encode_long(student, shown.frames, grid)), grid)
             continue
         waiting += math.prod(grid)
@@ -156,8 +158,9 @@ def encode_together(
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tower, dtype = student.tower_digest(), dtype_name(student)
-    films = list(dict.fromkeys(wanted))
-    long = [film for film in films if film[2].times and is_long(student.video(film[2]).grid)]
+    films = list(dict.fromkeys(View(*film) for film in wanted))
+    seen = [film for film in films if film.kind == "video" and film.plan.times]
+    long = [film for film in seen if is_long(student.video(film.plan).grid)]
     short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
@@ -165,26 +168,25 @@ def encode_together(
         encode_videos(student, cache, frames, short[start : start + TOGETHER], failures, tower)
     missing: list[int] = []  # of the long videos that this rank looks after
     for number in range(rank, len(long), ranks):
-        video_id, path, plan = long[number]
-        if cache.get(EmbeddingKey(video_id, plan.digest, tower, dtype)):
+        view = long[number]
+        if cache.get(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)):
             continue
         try:
-            read(frames, video_id, path, plan)
+            read(frames, view)
             missing.append(number)
         except DecodeError as error:
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
     everyone: list[tuple[dict[str, str], list[int]]] = [({}, [])] * ranks
     dist.all_gather_object(everyone, (failures, missing))
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
-        video_id, path, plan = long[number]
-        shown = read(frames, video_id, path, plan)
+        view = long[number]
+        shown, grid = read(frames, view), student.video(view.plan).grid
         assert shown.frames is not None
-        grid = shown.grid(student)
         embeds = encode_long(student, shown.frames, grid, rank, ranks)
         if number in missing:
             whole = VideoEmbeds(shown.beside(student, embeds), grid)
-            cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), whole)
+            cache.put(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype), whole)
     dist.barrier()  # what one rank has stored, all may read
     return {video_id: reason for part, _ in everyone for video_id, reason in part.items()}
 

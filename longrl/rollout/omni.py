@@ -1,7 +1,7 @@
 """Qwen2.5-Omni in vLLM, fed with embeddings of sound as of video.
 
 vLLM's own class takes embeddings of videos and images only, computes those of sounds itself, and its positions of a
-video with its sound are off by one (see `longrl.models.qwen2_5_omni`). `Fed` is that class with both changed: an item
+video with its sound are off by one (see `longrl.models.omni_chat`). `Fed` is that class with both changed: an item
 is the embeddings of a slot's pads, in the order of its tokens, with the positions that the trainer uses. It is
 registered under the published name, in each process that reads a folder of the family (`register`).
 """
@@ -22,8 +22,8 @@ from vllm.model_executor.models.registry import ModelRegistry
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
 
 from longrl.models.base import medium_id
+from longrl.models.omni_chat import places
 from longrl.models.prompt import Prompt
-from longrl.models.qwen2_5_omni import places
 
 NAMES = ("Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel")  # published architectures
 

@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.models.families import family_class
+from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
 
@@ -97,6 +98,9 @@ class Engine:
             from longrl.rollout.transfer import IN_PROCESS
 
             self._family.vllm_prepare()
+            if not gpu:
+                cpu_kernels.register()
+                options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
                 str(folder),
                 dtype=dtype,

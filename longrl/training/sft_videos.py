@@ -15,10 +15,10 @@ from torch import Tensor
 from longrl.models.base import Student
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.encode import encode, encode_together, encode_videos, read
-from longrl.training.examples import View
 from longrl.training.rank import Messages
 from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
+from longrl.video.views import View
 
 
 class Films:
@@ -34,9 +34,9 @@ class Films:
 
         To be called before an engine shards the tower's weights. Nothing is done when they don't fit into the cache.
         """
-        films = list(dict.fromkeys((view.video_id, view.path, view.plan) for view in views))
+        films = list(dict.fromkeys(views))
         width = self.student.width * self.student.dtype.itemsize
-        size = sum(medium.tokens * width for _, _, plan in films for medium in self.student.media(plan))
+        size = sum(medium.tokens * width for film in films for medium in self.student.media(film.kind, film.plan))
         if cache.limit is not None and size > cache.limit:
             if dist.get_rank() == 0:
                 messages.warn(
@@ -46,7 +46,7 @@ class Films:
             return
         self.cache, self._tower = cache, self.student.tower_digest()
         if dist.get_rank() == 0:
-            messages.progress(0, f"encoding {len(films)} views of videos")
+            messages.progress(0, f"encoding {len(films)} views of videos and images")
         encode_together(self.student, cache, self.frames, films)
         cache.hits = 0
 
@@ -54,9 +54,8 @@ class Films:
         """One (tokens, W) a view, all in one call of the tower where it is needed."""
         if self.cache is None:
             with torch.set_grad_enabled(self.student.trains_encoders):
-                return encode(self.student, [read(self.frames, v.video_id, v.path, v.plan) for v in views])
-        films = [(view.video_id, view.path, view.plan) for view in views]
-        found = encode_videos(self.student, self.cache, self.frames, films, tower=self._tower)
+                return encode(self.student, [read(self.frames, view) for view in views])
+        found = encode_videos(self.student, self.cache, self.frames, views, tower=self._tower)
         return [found[view.video_id, view.plan.digest].embeds.to(self.student.device) for view in views]
 
 

@@ -172,8 +172,8 @@ def test_the_cache_holds_video_and_sound_of_a_plan_together(student, films, tmp_
     beside, alone, seen = (plan_frames(20.0, 4, 56, 56, audio=how) for how in ("beside", "alone", "none"))
     wanted = [("f" * 64, films["heard"], plan) for plan in (beside, alone, seen)]
     found = encode_videos(student, cache, frames, wanted)
-    film, heard = student.split(beside, found["f" * 64, beside.digest].embeds)
-    assert [medium.kind for medium in student.media(beside)] == ["video", "audio"]
+    film, heard = student.split("video", beside, found["f" * 64, beside.digest].embeds)
+    assert [medium.kind for medium in student.media("video", beside)] == ["video", "audio"]
     torch.testing.assert_close(film, found["f" * 64, seen.digest].embeds)
     torch.testing.assert_close(heard, found["f" * 64, alone.digest].embeds, atol=1e-5, rtol=0)
     assert len(heard) == 40  # two a second
@@ -194,9 +194,9 @@ def test_a_silent_video_is_left_out_with_the_reason_and_the_others_go_on(student
 
 def test_a_family_without_ears_says_so(loaded_student):
     with pytest.raises(StudentError, match=r"Qwen2_5_VL does not hear; set frames\.audio=none"):
-        loaded_student.media(FramePlan((0.0, 1.0), 56, 56, (0.0, 2.0)))
+        loaded_student.media("video", FramePlan((0.0, 1.0), 56, 56, (0.0, 2.0)))
 
 
 def test_a_sound_of_no_token_is_refused(student):
     with pytest.raises(StudentError, match=r"0-0\.2 s is too short a sound"):
-        student.media(FramePlan((), 0, 0, (0.0, 0.2)))
+        student.media("video", FramePlan((), 0, 0, (0.0, 0.2)))
