@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from longrl.models.families import FAMILIES, model_type
+from longrl.models.families import FAMILIES, family_class, model_type
 from longrl.rollout.vllm import model_options
 
 
@@ -56,6 +56,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--max-model-len", type=int, default=4096, help="longest prompt and response, in tokens")
     known, rest = parser.parse_known_args(words)
     kinds = FAMILIES[model_type(known.folder)].kinds
+    family_class(known.folder).vllm_prepare()
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the endpoints for new weights
     from vllm.entrypoints.launchers.api_server import entry
 
