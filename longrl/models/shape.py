@@ -32,6 +32,28 @@ _TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
 
+_EARS = {  # of Qwen2.5-Omni: Whisper large v3's, by its configuration
+    "d_model": 1280,
+    "encoder_layers": 32,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+}
+
+
+def _omni(text: dict[str, Any]) -> dict[str, Any]:
+    """A Qwen2.5-Omni with this language model; its towers are the same in all sizes."""
+    hidden = text["hidden_size"]
+    thinker = {
+        "model_type": "qwen2_5_omni_thinker",
+        "text_config": _TEXT | text | {"max_position_embeddings": 32_768},
+        "vision_config": _TOWER | {"out_hidden_size": hidden},
+        "audio_config": _EARS | {"output_dim": hidden},
+        "position_id_per_seconds": 25,
+        "tie_word_embeddings": False,
+    }
+    return {"model_type": "qwen2_5_omni", "thinker_config": thinker}
+
+
 # Published configurations (config.json of the Hugging Face repositories), by the folder's name.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen2.5-VL-3B-Instruct": {
@@ -62,10 +84,30 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "vision_config": _TOWER | {"out_hidden_size": 3584},
         "tie_word_embeddings": False,
     },
+    "Qwen2.5-Omni-3B": _omni(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "vocab_size": 151_936,
+        }
+    ),
+    "Qwen2.5-Omni-7B": _omni(
+        {
+            "hidden_size": 3584,
+            "intermediate_size": 18944,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 28,
+            "num_key_value_heads": 4,
+            "vocab_size": 152_064,
+        }
+    ),
 }
 
 
-KNOWN = ("qwen2_5_vl",)  # families, by model_type
+KNOWN = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_thinker")  # families, by model_type
 
 
 class ShapeError(LongrlError):
@@ -107,6 +149,8 @@ class Shape:
     patch: int = 14
     merge: int = 2
     temporal: int = 2
+    ears: int = 0  # parameters of the tower of sound
+    sound_rate: int = 0  # tokens of a second of sound
 
     @property
     def head(self) -> int:
@@ -131,7 +175,7 @@ class Shape:
 
     @property
     def tower_parameters(self) -> int:
-        """Parameters of the vision tower with its merger."""
+        """Parameters of the vision tower with its merger, and of the tower of sound where there is one."""
         block = self._block_matrices + 4 * self.width + 2 * self.tower_feed_forward + self.width + 2 * self.width
         four = self.merge**2 * self.width
         return (
@@ -141,6 +185,7 @@ class Shape:
             + self.width
             + four
             + self.hidden
+            + self.ears
         )
 
     @property
@@ -233,6 +278,7 @@ def from_config(config: dict[str, Any]) -> Shape:
 
     Raises `ShapeError` for a family whose sizes are not known here.
     """
+    config = config.get("thinker_config") or config  # of a Qwen2.5-Omni
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
@@ -253,4 +299,14 @@ def from_config(config: dict[str, Any]) -> Shape:
         patch=tower["patch_size"],
         merge=tower["spatial_merge_size"],
         temporal=tower["temporal_patch_size"],
+        ears=_ears(config["audio_config"]) if "audio_config" in config else 0,
+        sound_rate=config.get("position_id_per_seconds", 0) if "audio_config" in config else 0,
     )
+
+
+def _ears(audio: dict[str, Any]) -> int:
+    """Parameters of the tower of sound: two convolutions, layers of attention, a projection."""
+    width, wide, out = audio["d_model"], audio["encoder_ffn_dim"], audio["output_dim"]
+    convolutions = 3 * width * (audio["num_mel_bins"] + width) + 2 * width
+    layer = 4 * width**2 + 3 * width + 2 * width * wide + wide + width + 4 * width
+    return convolutions + audio["encoder_layers"] * layer + 2 * width + width * out + out + 2 * out

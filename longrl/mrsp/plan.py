@@ -112,9 +112,10 @@ def work_of(config: PipelineConfig, shape: Shape, frames: int | None = None) -> 
     number = frames or config.frames.budget
     seen = (number, config.frames.height, config.frames.width)
     video = shape.video_tokens(*seen)
+    sound = shape.sound_rate * number if config.frames.audio != "none" else 0  # as if a frame were a second
     rl = config.rl
     return Work(
-        prompt=video + TEXT,
+        prompt=video + sound + TEXT,
         video=video,
         response=rl.max_tokens,
         group=rl.group_size,
