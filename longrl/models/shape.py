@@ -107,7 +107,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
-KNOWN = ("qwen2_5_vl", "qwen2_5_omni", "qwen2_5_omni_thinker")  # families, by model_type
+# Families, by model_type.
+KNOWN = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen2_5_omni", "qwen2_5_omni_thinker", "qwen2", "qwen3")
 
 
 class ShapeError(LongrlError):
@@ -151,11 +152,26 @@ class Shape:
     temporal: int = 2
     ears: int = 0  # parameters of the tower of sound
     sound_rate: int = 0  # tokens of a second of sound
+    head_width: int = 0  # of one attention head; 0: hidden / heads
+    normed: bool = False  # queries and keys are normed and have no biases (Qwen3)
+    gated: bool = True  # the tower's feed-forward parts have a gate, and its norms no biases (Qwen2.5)
+    levels: int = 0  # mergers beside the main one, whose features go to later layers (deepstack)
+    places: int = 0  # position embeddings of the tower, which then has biases on its patches
 
     @property
     def head(self) -> int:
         """Width of one attention head."""
-        return self.hidden // self.heads
+        return self.head_width or self.hidden // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width of all queries of a token."""
+        return self.heads * self.head
+
+    @property
+    def embedding(self) -> int:
+        """Width of what the tower makes of a token."""
+        return self.hidden * (1 + self.levels)
 
     @property
     def key_width(self) -> int:
@@ -165,28 +181,26 @@ class Shape:
     @property
     def layer_matrices(self) -> int:
         """Weights of one layer's matrices."""
-        return self.hidden * (2 * self.hidden + 2 * self.key_width + 3 * self.feed_forward)
+        return self.hidden * (2 * self.query_width + 2 * self.key_width + 3 * self.feed_forward)
 
     @property
     def text_parameters(self) -> int:
         """Parameters of the language model, its embedding and its head."""
-        layer = self.layer_matrices + 3 * self.hidden + 2 * self.key_width
+        more = 2 * self.head if self.normed else self.query_width + 2 * self.key_width
+        layer = self.layer_matrices + 2 * self.hidden + more
         return self.layers * layer + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     @property
     def tower_parameters(self) -> int:
         """Parameters of the vision tower with its merger, and of the tower of sound where there is one."""
-        block = self._block_matrices + 4 * self.width + 2 * self.tower_feed_forward + self.width + 2 * self.width
+        if not self.depth:
+            return 0
+        norm, wide = self.width * (1 if self.gated else 2), self.tower_feed_forward
+        block = self._block_matrices + 4 * self.width + (2 if self.gated else 1) * wide + self.width + 2 * norm
         four = self.merge**2 * self.width
-        return (
-            self.depth * block
-            + self._patch_values * self.width
-            + self._merger_matrices
-            + self.width
-            + four
-            + self.hidden
-            + self.ears
-        )
+        mergers = (1 + self.levels) * (self._merger_matrices + four + self.hidden) + norm + self.levels * 2 * four
+        patches = (self._patch_values + self.places) * self.width + (self.width if self.places else 0)
+        return self.depth * block + patches + mergers + self.ears
 
     @property
     def parameters(self) -> int:
@@ -194,7 +208,7 @@ class Shape:
 
     @property
     def _block_matrices(self) -> int:
-        return 4 * self.width**2 + 3 * self.width * self.tower_feed_forward
+        return 4 * self.width**2 + (3 if self.gated else 2) * self.width * self.tower_feed_forward
 
     @property
     def _merger_matrices(self) -> int:
@@ -212,15 +226,17 @@ class Shape:
 
     def video_tokens(self, frames: int, height: int, width: int) -> int:
         """Tokens that the language model sees of a video."""
-        return self.patches(frames, height, width)[0] // self.merge**2
+        return self.patches(frames, height, width)[0] // self.merge**2 if self.depth else 0
 
     def encode(self, frames: int, height: int, width: int) -> Flops:
         """One video through the vision tower."""
+        if not self.depth:
+            return Flops(0.0, 0.0)
         patches, spatial = self.patches(frames, height, width)
         window = min(spatial, (self.window // self.patch) ** 2)
         seen = self.full_blocks * spatial + (self.depth - self.full_blocks) * window
         weights = self.depth * self._block_matrices + self._patch_values * self.width
-        weights_merged = self._merger_matrices / self.merge**2
+        weights_merged = (1 + self.levels) * self._merger_matrices / self.merge**2
         return Flops(2 * patches * (weights + weights_merged), 4 * patches * seen * self.width)
 
     def prefill(self, prompt: int) -> Flops:
@@ -230,7 +246,7 @@ class Shape:
     def row(self, prompt: int, response: int) -> Flops:
         """A forward of a prompt and one response, with the head on response tokens only."""
         lean = self.group(prompt, 1, response)
-        return Flops(lean.matrices, lean.attention + 2 * prompt**2 * self.hidden)
+        return Flops(lean.matrices, lean.attention + 2 * prompt**2 * self.query_width)
 
     def group(self, prompt: int, responses: int, response: int) -> Flops:
         """A forward of one prompt with its responses as `longrl.mrsp` computes it: the prompt once, its own attention
@@ -240,7 +256,7 @@ class Shape:
         own = prompt**2 / 2 * (self.layers - 1)
         matrices = 2 * tokens * self.layers * self.layer_matrices
         head = 2 * responses * response * self.vocabulary * self.hidden
-        return Flops(matrices + head, 4 * (pairs * self.layers + own) * self.hidden)
+        return Flops(matrices + head, 4 * (pairs * self.layers + own) * self.query_width)
 
 
 def shape_of(model: ModelSettings) -> Shape:
@@ -249,19 +265,7 @@ def shape_of(model: ModelSettings) -> Shape:
     Raises `ShapeError` when `model.path` is neither there nor published.
     """
     if not model.path:
-        return Shape(
-            layers=model.layers,
-            hidden=model.hidden_size,
-            heads=model.heads,
-            key_heads=model.heads,
-            feed_forward=model.feed_forward,
-            vocabulary=-(-model.vocabulary // 64) * 64,
-            tied=True,
-            depth=model.vision_depth,
-            width=model.vision_width,
-            tower_feed_forward=2 * model.vision_width,
-            full_blocks=model.vision_depth,
-        )
+        return tiny_shape(model)
     path = Path(model.path).expanduser()
     if (path / "config.json").is_file():
         return from_config(json.loads((path / "config.json").read_text()))
@@ -282,7 +286,7 @@ def from_config(config: dict[str, Any]) -> Shape:
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
-    text, tower = config.get("text_config") or config, config["vision_config"]
+    text, tower = config.get("text_config") or config, config.get("vision_config")
     return Shape(
         layers=text["num_hidden_layers"],
         hidden=text["hidden_size"],
@@ -291,16 +295,64 @@ def from_config(config: dict[str, Any]) -> Shape:
         feed_forward=text["intermediate_size"],
         vocabulary=text["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        depth=tower["depth"],
-        width=tower["hidden_size"],
-        tower_feed_forward=tower["intermediate_size"],
-        full_blocks=len(tower["fullatt_block_indexes"]),
-        window=tower["window_size"],
-        patch=tower["patch_size"],
-        merge=tower["spatial_merge_size"],
-        temporal=tower["temporal_patch_size"],
+        head_width=text.get("head_dim") or 0,
+        normed="qwen3" in kind,
         ears=_ears(config["audio_config"]) if "audio_config" in config else 0,
         sound_rate=config.get("position_id_per_seconds", 0) if "audio_config" in config else 0,
+        **(_eyes(tower, kind) if tower else NO_EYES),
+    )
+
+
+NO_EYES = {"depth": 0, "width": 0, "tower_feed_forward": 0, "full_blocks": 0}
+
+
+def _eyes(tower: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The fields of a Shape that tell the vision tower, by its configuration."""
+    depth, second = tower["depth"], kind == "qwen2_vl"
+    width = tower["embed_dim"] if second else tower["hidden_size"]
+    return {
+        "depth": depth,
+        "width": width,
+        "tower_feed_forward": int(width * tower["mlp_ratio"]) if second else tower["intermediate_size"],
+        "full_blocks": len(tower["fullatt_block_indexes"]) if "fullatt_block_indexes" in tower else depth,
+        "window": tower.get("window_size", 112),
+        "patch": tower["patch_size"],
+        "merge": tower["spatial_merge_size"],
+        "temporal": tower["temporal_patch_size"],
+        "gated": kind not in ("qwen2_vl", "qwen3_vl"),
+        "levels": len(tower.get("deepstack_visual_indexes", ())),
+        "places": tower.get("num_position_embeddings", 0),
+    }
+
+
+def tiny_shape(model: ModelSettings) -> Shape:
+    """The shape of the tiny model that `longrl.models.tiny` builds of these settings.
+
+    Raises `ShapeError` for a family whose sizes are not known here.
+    """
+    kind = model.family
+    if kind not in KNOWN:
+        raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
+    seeing = kind not in ("qwen2", "qwen3")
+    eyes = {
+        "depth": model.vision_depth,
+        "width": model.vision_width,
+        "tower_feed_forward": 2 * model.vision_width,
+        "full_blocks": model.vision_depth,
+        "gated": kind not in ("qwen2_vl", "qwen3_vl"),
+        "levels": model.vision_depth - 1 if kind == "qwen3_vl" else 0,
+        "places": 64 if kind == "qwen3_vl" else 0,
+    }
+    return Shape(
+        layers=model.layers,
+        hidden=model.hidden_size,
+        heads=model.heads,
+        key_heads=model.heads,
+        feed_forward=model.feed_forward,
+        vocabulary=-(-model.vocabulary // 64) * 64,
+        tied=True,
+        normed="qwen3" in kind,
+        **(eyes if seeing else NO_EYES),
     )
 
 

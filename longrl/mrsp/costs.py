@@ -69,14 +69,16 @@ class Work:
 
 
 def layer_bytes(shape: Shape, number_bytes: int, tiles: int = 1) -> int:
-    """What one layer of Qwen2.5-VL keeps for its backward, for each token.
+    """What one layer of a Qwen keeps for its backward, for each token.
 
     Twice a norm's input, its output and a number (see `mrsp.lean`); the rotated query, key, value and the attention's
-    output, before and after its heads are joined; and three widths of the feed-forward (gate, up, their product),
-    unless these are tiled.
+    output, before and after its heads are joined (where they are normed, query and key before it too); and three widths
+    of the feed-forward (gate, up, their product), unless these are tiled.
     """
     norms = 2 * (2 * shape.hidden * number_bytes + 4)
-    attention = number_bytes * (3 * shape.hidden + 2 * shape.key_width) + 4 * shape.heads
+    attention = number_bytes * (3 * shape.query_width + 2 * shape.key_width) + 4 * shape.heads
+    if shape.normed:
+        attention += number_bytes * (shape.query_width + shape.key_width) + 4 * (shape.heads + shape.key_heads)
     return norms + attention + (3 * shape.feed_forward * number_bytes if tiles == 1 else 0)
 
 
@@ -114,7 +116,7 @@ def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
         "weights": weights,
         "optimizer": optimizer // sharded[1] if work.offload == "none" else 0,
         "reference": shape.parameters * s if work.reference else 0,
-        "embeddings": (own + (work.degree > 1)) * work.video * shape.hidden * s,
+        "embeddings": (own + (work.degree > 1)) * work.video * shape.embedding * s,
     }
     rollout = {
         "rollout weights": trained * s,
@@ -178,7 +180,7 @@ def all_to_all(shape: Shape, work: Work, machine: Machine) -> float:
     if work.degree == 1:
         return 0.0
     key_heads = math.lcm(shape.key_heads, work.degree)  # repeated where the ranks don't divide them
-    width = 2 * shape.hidden + 2 * key_heads * shape.head
+    width = 2 * shape.query_width + 2 * key_heads * shape.head
     sent = work.tokens / work.degree * width * work.number_bytes * (work.degree - 1) / work.degree
     passes = 2 + (work.checkpointing != "none")
     return passes * shape.layers * (sent / (machine.link_gbs * 1e9) + 2 * LATENCY)

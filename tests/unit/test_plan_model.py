@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from longrl.config import load_config
+from longrl.config import ModelSettings, load_config
+from longrl.models.families import FAMILIES, class_of
 from longrl.models.qwen2_5_vl import Qwen2_5_VL
-from longrl.models.shape import from_config, shape_of
+from longrl.models.shape import KNOWN, ShapeError, from_config, shape_of
 from longrl.models.tiny import train_tokenizer
 from longrl.mrsp import costs, prefix
 from longrl.mrsp.attention import Layout
@@ -19,6 +20,28 @@ def test_parameters_are_those_of_a_real_folder(student_folder, loaded_student):
     shape = from_config(json.loads((student_folder / "config.json").read_text()))
     assert shape.parameters == sum(p.numel() for p in loaded_student.model.parameters())
     assert shape.tower_parameters == sum(p.numel() for p in loaded_student.model.model.visual.parameters())
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name in KNOWN and name != "qwen2_5_omni"])
+def test_every_family_s_parameters_are_counted(family):
+    student, settings = class_of(family), ModelSettings(family=family, vision_depth=3)
+    config = student.tiny_config(train_tokenizer(["red walks"], settings.vocabulary), settings)
+    for wide in (False, True):
+        if wide:  # as published ones: fewer key heads, and heads that don't divide the width
+            config.get_text_config().num_key_value_heads = 2
+            if family.startswith("qwen3"):
+                config.get_text_config().head_dim = 48
+        with torch.device("meta"):
+            model = student.MODEL(config)
+        shape = from_config(config.to_dict())
+        assert shape.parameters == sum(p.numel() for p in model.parameters())
+        if not wide:
+            assert replace(shape_of(settings), vocabulary=shape.vocabulary, head_width=shape.head_width) == shape
+
+
+def test_a_family_of_unknown_sizes_is_named():
+    with pytest.raises(ShapeError, match="sizes of a 'gpt2' model are not known"):
+        shape_of(ModelSettings(family="gpt2"))
 
 
 def test_the_tiny_recipe_s_shape_is_that_of_the_model_it_builds():
