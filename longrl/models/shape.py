@@ -18,6 +18,9 @@ from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
 
+KNOWN = (*TOWERS, "qwen2", "qwen3")  # families, by model_type
+
+
 class ShapeError(LongrlError):
     """A model's sizes cannot be known; the message names the folder."""
 
@@ -193,13 +196,12 @@ def shape_of(model: ModelSettings) -> Shape:
 def from_config(config: dict[str, Any]) -> Shape:
     """The shape that a Hugging Face configuration describes; some keep the text's sizes at the top level.
 
-    Raises `ShapeError` for a tower that `longrl.models.towers` does not know.
+    Raises `ShapeError` for a family whose sizes are not known here.
     """
-    text, kind = config.get("text_config") or config, config.get("model_type", "qwen2_5_vl")
-    vision = config.get("vision_config")
-    if vision and kind not in TOWERS:
-        raise ShapeError(f"the sizes of a {kind!r} tower are not known; there are {', '.join(TOWERS)}")
-    third = kind.startswith("qwen3")
+    kind = config.get("model_type", "qwen2_5_vl")
+    if kind not in KNOWN:
+        raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
+    text, third = config.get("text_config") or config, kind.startswith("qwen3")
     return Shape(
         layers=text["num_hidden_layers"],
         hidden=text["hidden_size"],
@@ -208,7 +210,7 @@ def from_config(config: dict[str, Any]) -> Shape:
         feed_forward=text["intermediate_size"],
         vocabulary=text["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-        tower=TOWERS[kind](vision) if vision else None,
+        tower=TOWERS[kind](config["vision_config"]) if kind in TOWERS else None,
         head=text.get("head_dim") or 0,
         biases=not third,
         head_norms=third,

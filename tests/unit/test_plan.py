@@ -62,8 +62,8 @@ def test_deepstack_is_cached_and_times_are_text():
     assert (eight.stamps(64), SEVEN.stamps(64)) == (320, 0)
 
 
-def test_an_unknown_tower_is_named():
-    with pytest.raises(ShapeError, match=r"sizes of a 'other' tower are not known; there are qwen2_5_vl, qwen3_vl"):
+def test_an_unknown_family_is_named():
+    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_5_vl, "):
         from_config(PUBLISHED["Qwen2.5-VL-3B-Instruct"] | {"model_type": "other"})
 
 
