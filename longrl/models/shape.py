@@ -17,7 +17,6 @@ from longrl.errors import LongrlError
 from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
-
 KNOWN = (*TOWERS, "qwen2", "qwen3")  # families, by model_type
 
 
