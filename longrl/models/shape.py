@@ -53,7 +53,7 @@ class Shape:
     tied: bool  # the head is the embedding
     tower: Tower | None = None  # None: text alone
     head: int = 0  # width of one attention head; 0: hidden / heads
-    biases: bool = True  # query, key and value have them (Qwen2)
+    biases: int = 0  # of a layer's attention: numbers
     head_norms: bool = False  # queries and keys are normed head by head (Qwen3)
 
     def __post_init__(self) -> None:
@@ -85,9 +85,8 @@ class Shape:
     @property
     def text_parameters(self) -> int:
         """Parameters of the language model, its embedding and its head."""
-        biases = self.query_width + 2 * self.key_width if self.biases else 0
         norms = 2 * self.hidden + (2 * self.head if self.head_norms else 0)
-        layer = self.layer_matrices + biases + norms
+        layer = self.layer_matrices + self.biases + norms
         return self.layers * layer + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
@@ -159,28 +158,7 @@ def shape_of(model: ModelSettings) -> Shape:
     Raises `ShapeError` when `model.path` is neither there nor published.
     """
     if not model.path:
-        return Shape(
-            layers=model.layers,
-            hidden=model.hidden_size,
-            heads=model.heads,
-            key_heads=model.heads,
-            feed_forward=model.feed_forward,
-            vocabulary=-(-model.vocabulary // 64) * 64,
-            tied=True,
-            tower=TOWERS["qwen2_5_vl"](
-                {
-                    "depth": model.vision_depth,
-                    "hidden_size": model.vision_width,
-                    "intermediate_size": 2 * model.vision_width,
-                    "out_hidden_size": model.hidden_size,
-                    "fullatt_block_indexes": range(model.vision_depth),
-                    "window_size": 112,
-                    "patch_size": 14,
-                    "spatial_merge_size": 2,
-                    "temporal_patch_size": 2,
-                }
-            ),
-        )
+        return from_config(tiny(model))
     path = Path(model.path).expanduser()
     if (path / "config.json").is_file():
         return from_config(json.loads((path / "config.json").read_text()))
@@ -192,6 +170,36 @@ def shape_of(model: ModelSettings) -> Shape:
     )
 
 
+def tiny(model: ModelSettings) -> dict[str, Any]:
+    """What decides sizes in the configuration of a tiny model of any family (`longrl.models.tiny`)."""
+    width, depth = model.vision_width, model.vision_depth
+    tower = {
+        "depth": depth,
+        "hidden_size": model.hidden_size if model.family == "qwen2_vl" else width,
+        "embed_dim": width,
+        "mlp_ratio": 2,
+        "intermediate_size": 2 * width,
+        "out_hidden_size": model.hidden_size,
+        "fullatt_block_indexes": range(depth),
+        "deepstack_visual_indexes": range(depth - 1),
+        "num_position_embeddings": 64,
+        "window_size": 112,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    text = {
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.feed_forward,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "vocab_size": -(-model.vocabulary // 64) * 64,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+    }
+    return {"model_type": model.family, **text, "vision_config": tower}
+
+
 def from_config(config: dict[str, Any]) -> Shape:
     """The shape that a Hugging Face configuration describes; some keep the text's sizes at the top level.
 
@@ -200,17 +208,20 @@ def from_config(config: dict[str, Any]) -> Shape:
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
-    text, third = config.get("text_config") or config, kind.startswith("qwen3")
+    text = config.get("text_config") or config
+    hidden, heads = text["hidden_size"], text["num_attention_heads"]
+    key_heads, head = text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads
+    third, qkv = kind.startswith("qwen3"), (heads + 2 * key_heads) * head
     return Shape(
         layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        key_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+        hidden=hidden,
+        heads=heads,
+        key_heads=key_heads,
         feed_forward=text["intermediate_size"],
         vocabulary=text["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         tower=TOWERS[kind](config["vision_config"]) if kind in TOWERS else None,
-        head=text.get("head_dim") or 0,
-        biases=not third,
+        head=head,
+        biases=(qkv + hidden if text.get("attention_bias") else 0) if third else qkv,
         head_norms=third,
     )

@@ -56,6 +56,29 @@ def qwen2_5_vl(config: dict[str, Any]) -> Tower:
     )
 
 
+def qwen2_vl(config: dict[str, Any]) -> Tower:
+    """Layer norms, plain feed-forward parts, full attention, one merger."""
+    width, out, depth = config["embed_dim"], config["hidden_size"], config["depth"]
+    between = int(width * config["mlp_ratio"])
+    patch, merge, temporal = config["patch_size"], config["spatial_merge_size"], config["temporal_patch_size"]
+    values, four = 3 * temporal * patch**2, merge**2 * width
+    block = 4 * width + linear(width, 3 * width) + linear(width, width)
+    block += linear(width, between) + linear(between, width)
+    merger = 2 * width + linear(four, four) + linear(four, out)
+    return Tower(
+        parameters=depth * block + values * width + merger,
+        projector=merger,
+        depth=depth,
+        width=width,
+        patch_weights=depth * (4 * width**2 + 2 * width * between) + values * width + four * (four + out) / merge**2,
+        full_blocks=depth,
+        window=0,
+        patch=patch,
+        merge=merge,
+        temporal=temporal,
+    )
+
+
 def qwen3_vl(config: dict[str, Any]) -> Tower:
     """Layer norms, plain feed-forward parts, learned positions, full attention, a merger more for each deepstack level.
 
@@ -86,4 +109,8 @@ def qwen3_vl(config: dict[str, Any]) -> Tower:
     )
 
 
-TOWERS: dict[str, Callable[[dict[str, Any]], Tower]] = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+TOWERS: dict[str, Callable[[dict[str, Any]], Tower]] = {
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+}

@@ -79,7 +79,7 @@ def train(job, messages):
             factor = engine.share(tokens(everything) * engine.ranks / engine.replicas)
             local = engine.loss(partial(batch_loss, student, mine, factor, engine.shards))
             norm = engine.step(RATE)
-            (loss,) = engine.total(local / engine.ranks)
+            (loss,) = engine.total(local * engine.replicas / engine.ranks**2)  # a group's ranks count the same tokens
             messages.send("step", case=job["name"], rank=engine.rank, step=step, loss=loss, norm=norm)
             if step == 1 and not start:
                 checkpoints.save(step)

@@ -63,7 +63,7 @@ def test_deepstack_is_cached_and_times_are_text():
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_5_vl, "):
+    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_vl, "):
         from_config(PUBLISHED["Qwen2.5-VL-3B-Instruct"] | {"model_type": "other"})
 
 
