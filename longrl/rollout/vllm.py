@@ -155,13 +155,14 @@ class Engine:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights in place and forget all that was computed with the old ones.
 
-        `state` is the Hugging Face model's `state_dict()`; the vision tower may be left out. Raises `EngineError` when
-        the head is missing.
+        `state` is the Hugging Face model's `state_dict()`, or `longrl.models.lora.merged` of it; the vision tower may
+        be left out. Raises `EngineError` when the head is missing.
         """
         if self._llm is None:
             raise EngineError("this engine is closed")
         check_head(state)
-        weights = list(self._family.vllm_weights(state).items())
+        # One at a time: weights with LoRA's updates in them are made as they are asked for.
+        weights = (item for name in state for item in self._family.vllm_weights({name: state[name]}).items())
         self._updates += 1
         with undisturbed(), torch.no_grad():
             self._llm.start_weight_update()
@@ -230,7 +231,7 @@ class Engine:
         """`LLM.generate` for inputs that are past vLLM's processor of the family already."""
         from vllm.sampling_params import RequestOutputKind
 
-        engine, done = self._llm.llm_engine, {}
+        engine, done = self._llm.llm_engine, dict[str, Any]()
         self._requests += len(inputs)
         names = [f"past-{self._requests - len(inputs) + number}" for number in range(len(inputs))]
         for name, each, how in zip(names, inputs, sampling, strict=True):
