@@ -28,6 +28,11 @@ class FrameSettings(Settings):
         802_816, ge=784, description="Pixels of an image, at most; larger ones are shrunk, their shape about kept."
     )
     image_multiple: int = Field(28, ge=14, description="Sides of images are multiples of it: 28, for Qwen3-VL 32.")
+    audio: Literal["none", "beside", "alone"] = Field(
+        "none",
+        description="Whether a video's sound is heard: not, beside its frames, or alone (families that take audio). "
+        "Videos without a sound track are then rejects.",
+    )
     embedding_cache_gib: float = Effort(
         50.0,
         gt=0.0,

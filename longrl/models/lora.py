@@ -89,9 +89,9 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
             layer._disable_adapters = False
 
 
-def sum_of(layer: LoraLayer) -> Tensor:
-    """W + (alpha / rank) · B A of a layer, computed in float32, in W's dtype."""
-    weight = layer.get_base_layer().weight.detach()  # type: ignore[union-attr]
+def sum_of(layer: Any) -> Tensor:
+    """W + (alpha / rank) · B A of a peft `LoraLayer`, computed in float32, in W's dtype."""
+    weight = layer.get_base_layer().weight.detach()
     a, b = (part[ADAPTER].weight.detach().float() for part in (layer.lora_A, layer.lora_B))
     return torch.addmm(weight.float(), b, a, alpha=layer.scaling[ADAPTER]).to(weight.dtype)
 

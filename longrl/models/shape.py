@@ -14,6 +14,7 @@ from typing import Any
 
 from longrl.config import ModelSettings
 from longrl.errors import LongrlError
+from longrl.models import towers
 from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
@@ -55,6 +56,8 @@ class Shape:
     head: int = 0  # width of one attention head; 0: hidden / heads
     biases: int = 0  # of a layer's attention: numbers
     head_norms: bool = False  # queries and keys are normed head by head (Qwen3)
+    ears: int = 0  # parameters of the tower of sound
+    sound_rate: int = 0  # tokens of a second of sound
 
     def __post_init__(self) -> None:
         if not self.head:
@@ -95,8 +98,8 @@ class Shape:
 
     @property
     def tower_parameters(self) -> int:
-        """Parameters of the vision tower with its projector."""
-        return self.tower.parameters if self.tower else 0
+        """Parameters of the vision tower with its projector, and of the tower of sound."""
+        return (self.tower.parameters if self.tower else 0) + self.ears
 
     @property
     def parameters(self) -> int:
@@ -143,11 +146,11 @@ class Shape:
 
     def group(self, prompt: int, responses: int, response: int) -> Flops:
         """A forward of one prompt with its responses as `longrl.mrsp` computes it: the prompt once, its own attention
-        in all layers but the last, and the head on response tokens only."""
+        and feed-forward part in all layers but the last, and the head on response tokens only."""
         tokens = prompt + responses * response
         pairs = responses * (response * prompt + response**2 / 2)
         own = prompt**2 / 2 * (self.layers - 1)
-        matrices = 2 * tokens * self.layers * self.layer_matrices
+        matrices = 2 * (tokens * self.layers * self.layer_matrices - prompt * 3 * self.hidden * self.feed_forward)
         head = 2 * responses * response * self.vocabulary * self.hidden
         return Flops(matrices + head, 4 * (pairs * self.layers + own) * self.query_width)
 
@@ -195,8 +198,11 @@ def tiny(model: ModelSettings) -> dict[str, Any]:
         "num_attention_heads": model.heads,
         "vocab_size": -(-model.vocabulary // 64) * 64,
         "tie_word_embeddings": True,
-        "attention_bias": True,
     }
+    if model.family == "qwen2_5_omni":
+        ears = {"d_model": width, "encoder_layers": 1, "encoder_ffn_dim": 2 * width, "output_dim": model.hidden_size}
+        sound = {"audio_config": ears | {"num_mel_bins": 16}, "position_id_per_seconds": 2}
+        return {"model_type": "qwen2_5_omni_thinker", **text, **sound, "vision_config": tower}
     return {"model_type": model.family, **text, "vision_config": tower}
 
 
@@ -205,6 +211,7 @@ def from_config(config: dict[str, Any]) -> Shape:
 
     Raises `ShapeError` for a family whose sizes are not known here.
     """
+    config = config.get("thinker_config") or config  # of a Qwen2.5-Omni
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
@@ -224,4 +231,6 @@ def from_config(config: dict[str, Any]) -> Shape:
         head=head,
         biases=(qkv + hidden if text.get("attention_bias") else 0) if third else qkv,
         head_norms=third,
+        ears=towers.ears(config["audio_config"]) if "audio_config" in config else 0,
+        sound_rate=config.get("position_id_per_seconds", 0) if "audio_config" in config else 0,
     )

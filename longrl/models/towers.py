@@ -109,8 +109,17 @@ def qwen3_vl(config: dict[str, Any]) -> Tower:
     )
 
 
+def ears(config: dict[str, Any]) -> int:
+    """Parameters of Qwen2.5-Omni's tower of sound: two convolutions, layers of attention, a projection."""
+    width, between, out = config["d_model"], config["encoder_ffn_dim"], config["output_dim"]
+    convolutions = 3 * width * (config["num_mel_bins"] + width) + 2 * width
+    layer = 4 * width**2 + 3 * width + linear(width, between) + linear(between, width) + 4 * width
+    return convolutions + config["encoder_layers"] * layer + 2 * width + linear(width, out) + 2 * out
+
+
 TOWERS: dict[str, Callable[[dict[str, Any]], Tower]] = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen2_5_omni_thinker": qwen2_5_vl,
 }

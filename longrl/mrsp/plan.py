@@ -139,15 +139,16 @@ def remedies(
 
     The mildest that trains all weights, then the mildest with LoRA; the rollout engine sleeps in the update.
     """
-    adapters = {"lora_rank": RANK, "lora_targets": tuple(shape.linear_layers)}
+    adapters: dict[str, Any] = {"lora_rank": RANK, "lora_targets": tuple(shape.linear_layers)}
     for lora in ({}, adapters) if not work.lora_rank else ({},):
         for fewer, (settings, changes) in product((False, True), ROOM):
             told = {f"rl.{name}": value for name, value in settings.items() if getattr(work, name) != value}
             told |= {} if work.sleep else {"rl.rollout.sleep": "true"}
             told |= {"rl.lora.rank": RANK} if lora else {}
             prompts = min(work.prompts, machine.gpus)
+            smaller: dict[str, Any] = {"prompts": prompts} if fewer else {}
             told |= {"rl.prompts_per_step": prompts} if fewer else {}
-            changed = replace(work, sleep=True, **changes, **lora, **({"prompts": prompts} if fewer else {}))
+            changed = replace(work, sleep=True, **changes, **lora, **smaller)
             plan = min(layouts(shape, changed, machine, degree), key=lambda plan: plan.gib)
             if plan.fits():
                 yield told, plan
@@ -159,9 +160,10 @@ def work_of(config: PipelineConfig, shape: Shape, frames: int | None = None) -> 
     number = frames or config.frames.budget
     seen = (number, config.frames.height, config.frames.width)
     video = shape.video_tokens(*seen)
+    sound = shape.sound_rate * number if config.frames.audio != "none" else 0  # as if a frame were a second
     rl = config.rl
     return Work(
-        prompt=video + shape.stamps(number) + TEXT,
+        prompt=video + sound + shape.stamps(number) + TEXT,
         video=video,
         response=rl.max_tokens,
         group=rl.group_size,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -206,7 +207,8 @@ def attach_videos(share: Share, films: Films) -> None:
     seen = [view for views in share.views for view in views]
     found = iter(films.embeds(seen) if seen else ())
     for group, views in zip(share.groups, share.views, strict=True):
-        group.embeds = tuple(next(found) for _ in views)
+        parts = (films.student.split(view.kind, view.plan, next(found)) for view in views)
+        group.embeds = tuple(chain.from_iterable(parts))
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
@@ -229,7 +231,7 @@ def build(student: Student, everything: Sequence[Example], replica: int, replica
     for example in mine:
         if not example.views:
             continue
-        seen = [student.medium(view.kind, view.plan) for view in example.views]
+        seen = [student.media(view.kind, view.plan) for view in example.views]
         prompts = [student.chat.prompt(turn.prompt, seen) for turn in example.turns]
         answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
         group = question_group(prompts, (), [ids for ids, _ in answers])

@@ -13,9 +13,10 @@ from longrl.models.shape import from_config, shape_of
 from longrl.models.tiny import train_tokenizer
 from longrl.mrsp import costs, prefix
 from longrl.mrsp.attention import Layout
-from longrl.mrsp.costs import layer_bytes
+from longrl.mrsp.costs import Work, kept_activations
 from tests.adapters import LORA, with_adapter
 from tests.families import build
+from tests.kept import kept_bytes
 
 
 def test_parameters_are_those_of_a_real_folder(student_folder, loaded_student):
@@ -59,21 +60,14 @@ def test_activations_are_what_pytorch_keeps(made):
     P, G, R = len(prompt.expanded), 4, 16
     ids = torch.tensor([prompt.expanded + [7] * (G * R)])
     places = student.positions(prompt, extra=G * R)[:, None]
-    weights = {p.untyped_storage().data_ptr() for p in student.model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = student.text_hidden(student.token_embeds(ids), places, Layout(P, G, R))
-    measured = sum(size for place, size in kept.items() if place not in weights)
-    adapters = rank * len(LORA.target_modules) * 4
-    expected = ids.shape[1] * (shape.layers * (layer_bytes(shape, 4) + adapters) + 2 * shape.hidden * 4 + 4)
-    assert hidden.requires_grad
-    assert measured == pytest.approx(expected, rel=0.05)
+    outputs = []
+    measured = kept_bytes(
+        lambda: outputs.append(student.text_hidden(student.token_embeds(ids), places, Layout(P, G, R))),
+        student.model.parameters(),
+    )
+    work = Work(P + 1, 0, R - 1, G, prompts=1, number_bytes=4, lora_rank=rank, lora_targets=LORA.target_modules)
+    assert outputs[0].requires_grad
+    assert measured == pytest.approx(kept_activations(shape, ids.shape[1], work), rel=0.05)
 
 
 def test_packing_and_chunks_are_those_of_the_trainer():
