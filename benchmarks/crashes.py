@@ -5,7 +5,7 @@ worker that started it, once in each stage; each time a new run goes on from the
 was finished is made again. `cancel`: the same with the button of the UI. `both`: run and worker at once, as when the
 machine goes down; what is left are missing heartbeats. `rank`: SIGKILL of one rank in each stage that has some, and
 `server`: of the Prefect server in each stage; the run goes on, and the seconds are until it does. `ARGS='--only cancel
-both'` takes some of them.
+both --stages sft rl'` takes some of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from flows.stages import OPTIONAL, ORDER
 from tests.flows.killing import PIPELINE, RANKED, cancel, found, kill, until, wait_for_stage, walk
 from tests.flows.serving import SMALL, Served, serve
 
+Way = Callable[[Served, Sequence[str]], Iterator[dict[str, Any]]]
 STAGES = [stage for stage in ORDER if stage not in OPTIONAL]
 CANCEL = 30.0  # seconds
 
@@ -31,11 +32,12 @@ CANCEL = 30.0  # seconds
 def run(options: list[str]) -> Report:
     parser = argparse.ArgumentParser(prog="crashes")
     parser.add_argument("--only", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     chosen = parser.parse_args(options)
-    report = Report(settings=dict(SMALL), keep=chosen.only == list(WAYS))
+    report = Report(settings=dict(SMALL), keep=(chosen.only, chosen.stages) == (list(WAYS), STAGES))
     for way in chosen.only:
         with tempfile.TemporaryDirectory(prefix="crashes-") as folder, serve(Path(folder), **SMALL) as served:
-            for row in WAYS[way](served):
+            for row in WAYS[way](served, chosen.stages):
                 report.rows.append({"way": way} | row)
                 print(report.rows[-1], flush=True)
     if gone := [row["gone"] for row in report.rows if row["way"] == "cancel"]:
@@ -43,27 +45,27 @@ def run(options: list[str]) -> Report:
     return report
 
 
-def walked(end: Callable[[Served, str], Any]) -> Callable[[Served], Iterator[dict[str, Any]]]:
+def walked(end: Callable[[Served, str], Any]) -> Way:
     """End a run in each stage."""
 
-    def rows(served: Served) -> Iterator[dict[str, Any]]:
-        for stage, ended in walk(served, STAGES, lambda run_id: end(served, run_id)):
+    def rows(served: Served, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for stage, ended in walk(served, stages, lambda run_id: end(served, run_id)):
             yield {"stage": stage, **vars(ended)}
 
     return rows
 
 
-def both(served: Served) -> Iterator[dict[str, Any]]:
+def both(served: Served, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Kill run and worker together, once."""
     run_id = served.start(PIPELINE)
     wait_for_stage(served, run_id, "pretrain")
     yield {"stage": "pretrain", **vars(kill(served, run_id, "run", "worker"))}
 
 
-def rank(served: Served) -> Iterator[dict[str, Any]]:
+def rank(served: Served, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Kill one rank in each stage that has some; seconds until there are new ones."""
     run_id = served.start(PIPELINE)
-    for stage in (stage for stage in STAGES if stage in RANKED):
+    for stage in (stage for stage in stages if stage in RANKED):
         wait_for_stage(served, run_id, stage)
         before = found(served, "ranks")
         os.kill(before[-1], signal.SIGKILL)
@@ -72,10 +74,10 @@ def rank(served: Served) -> Iterator[dict[str, Any]]:
     completed(served, run_id)
 
 
-def server(served: Served) -> Iterator[dict[str, Any]]:
+def server(served: Served, stages: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Kill the server in each stage; seconds until the next one answers."""
     run_id = served.start(PIPELINE)
-    for stage in STAGES:
+    for stage in stages:
         wait_for_stage(served, run_id, stage)
         started = time.monotonic()
         os.kill(found(served, "server")[0], signal.SIGKILL)
@@ -99,7 +101,7 @@ def completed(served: Served, run_id: str) -> None:
         raise RuntimeError(f"the run did not go on: {state}")
 
 
-WAYS: dict[str, Callable[[Served], Iterator[dict[str, Any]]]] = {
+WAYS: dict[str, Way] = {
     "run": walked(lambda served, run_id: kill(served, run_id, "run")),
     "worker": walked(lambda served, run_id: kill(served, run_id, "worker")),
     "cancel": walked(cancel),

@@ -7,7 +7,7 @@ It is Prefect's own server with two things that this one lacks.
    time-out is. Begun as a writer it waits for its turn.
 2. With `--own FOLDER` it serves the commands that share a folder (see `flows.server`): it sees to what runs need, then
    writes its address there, and ends when no command is left, however they ended. Runs that are then still shown as
-   busy died with their processes, and are reported as crashed first.
+   busy died with their processes, and are reported as crashed; slots of limits that these held are given back.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy
 import uvicorn
@@ -52,7 +53,7 @@ def serve_commands(home: Path, url: str) -> None:
         write_address(home, url)
         while not unused(users):
             time.sleep(LOOK)
-        asyncio.run(report_lost_runs())
+        asyncio.run(tidy(home / "concurrency_leases"))
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -66,8 +67,11 @@ def unused(users: int) -> bool:
     return True
 
 
-async def report_lost_runs() -> None:
-    """Report every run as crashed that is shown as busy and that no worker answers for."""
+async def tidy(leases: Path) -> None:
+    """Report as crashed what is shown as busy and has no worker, and give back the slots that killed commands held.
+
+    `leases` is where Prefect keeps one file for each slot that is held.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         FlowRunFilter,
@@ -84,6 +88,8 @@ async def report_lost_runs() -> None:
         for run in await client.read_flow_runs(flow_run_filter=chosen):
             words = "Its process was killed. Run the same command again, it goes on from what is finished."
             await client.set_flow_run_state(run.id, Crashed(message=words), force=True)
+        for lease in leases.glob("*-*.json"):
+            await client.release_concurrency_slots_with_lease(UUID(lease.stem))
 
 
 def main() -> None:
