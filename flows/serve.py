@@ -29,6 +29,7 @@ import uvicorn
 from flows.server import HOST, USERS, healthy, write_address
 
 LOOK = 0.5  # seconds between looks at who uses the server
+LATEST = 60.0
 BUSY = ("RUNNING", "PENDING", "CANCELLING")
 
 
@@ -53,6 +54,7 @@ def serve_commands(home: Path, url: str) -> None:
         write_address(home, url)
         while not unused(users):
             time.sleep(LOOK)
+        wait_until_written()
         asyncio.run(tidy(home / "concurrency_leases"))
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -65,6 +67,17 @@ def unused(users: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def wait_until_written() -> None:
+    """Return when all that commands have reported of their tasks is in the database, after `LATEST` seconds at most."""
+    from prefect.server.utilities.messaging.memory import Topic
+
+    quiet, deadline = 0, time.monotonic() + LATEST
+    while quiet < 2 and time.monotonic() < deadline:
+        waiting = sum(subscription._queue.qsize() for subscription in Topic.by_name("events")._subscriptions)
+        quiet = 0 if waiting else quiet + 1
+        time.sleep(LOOK)
 
 
 async def tidy(leases: Path) -> None:

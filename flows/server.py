@@ -42,8 +42,10 @@ SPARE = {
     **dict.fromkeys((f"PREFECT_SERVER_SERVICES_{name}_ENABLED" for name in ("PAUSE_EXPIRATIONS", "DB_VACUUM")), "0"),
     "PREFECT_SERVER_UI_ENABLED": "0",
 }
-# What every server of longrl needs: leases of limits that outlive it.
+# What every server of longrl needs: leases of limits that outlive it; states of tasks written many at once.
 SETTINGS = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
