@@ -130,7 +130,8 @@ def check_weights(folder: Path, told: str) -> None:
 
 def check_processor(folder: Path, family: Family, told: str) -> None:
     """Raise `StudentError` when the folder's processor is another model's: its class or its patch sizes say so."""
-    vision = json.loads((folder / "config.json").read_text()).get("vision_config") or {}
+    config = json.loads((folder / "config.json").read_text())
+    vision = (config.get("thinker_config") or config).get("vision_config") or {}
     sizes = {
         "patch_size": "patch_size",
         "merge_size": "spatial_merge_size",
