@@ -1,0 +1,168 @@
+"""LLaVA-OneVision: a SigLIP tower, a two-layer projector and a Qwen2 (arXiv:2408.03326).
+
+What is special about it:
+1. A video frame's embeddings are scaled down to half their side, and one learned newline ends the whole video. An image
+   is seen whole and, when it is the only one, in tiles too, each row of which ends with the newline. Newlines belong to
+   the embeddings: they are cached with them, and frozen with the projector.
+2. Positions are one-dimensional: the language model is a plain Qwen2.
+3. vLLM's LLaVA-OneVision takes no embeddings of videos. Its language model takes text by id and media by embedding, so
+   rollouts go that way.
+
+Shapes: T frames, P pixels along a side, S patches along a side, H hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+
+from longrl.models.chat import WORDS, ChatError, ChatFormat
+from longrl.models.mixed import mixed_input
+from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
+from longrl.models.siglip import SiglipStudent, features, freeze_unused, layers_used
+from longrl.video.sample import FramePlan
+
+PUBLISHED = (  # for a tokenizer whose template knows no images; the published one with its line breaks
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for c in m['content'] %}{% if c['type'] != 'text' %}"
+    "<{{ c['type'] }}>{% endif %}{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}\n{{ c['text'] }}"
+    "{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+
+
+class LlavaChat(ChatFormat):
+    """All media stand together before the text, with a line break between."""
+
+    PADS: ClassVar = {"video": "<video>", "image": "<image>"}
+    MARKS = ()
+    TEMPLATE = PUBLISHED
+
+    def frame(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        own = getattr(self.tokenizer, "chat_template", None) or ""
+        template = own if "'image'" in own else self.TEMPLATE
+        content = [{"type": "image"}, {"type": "text", "text": WORDS}]
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
+        )
+        before, found, rest = text.partition("<image>")
+        between, also, after = rest.partition(WORDS)
+        if not (found and also):
+            raise ChatError("the tokenizer's chat template does not show an image and then the user's words")
+        after = after.rstrip("\n") + "\n"  # the published template leaves this line break to the model
+        before, between, after = (
+            tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, between, after)
+        )
+        self._between = between
+        return before, after
+
+    def slot(self, *media: Medium) -> tuple[tuple[int, ...], Slot, tuple[int, ...]]:
+        (medium,) = media
+        pad = self.pads[medium.kind]
+        return (), Slot(media, (pad,), (pad,), (pad,) * medium.tokens), ()
+
+    def prompt(self, text: str, media: Sequence[Medium | tuple[Medium, ...]] = ()) -> Prompt:
+        prompt = super().prompt(text, media)
+        return replace(prompt, tail=(*self._between, *prompt.tail))
+
+
+class LlavaOnevision(SiglipStudent):
+    """A LLaVA-OneVision as transformers loads it."""
+
+    CHAT = LlavaChat
+    KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
+    ENCODERS = ("vision_tower.", "multi_modal_projector.")
+
+    @classmethod
+    def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
+        model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa"
+        )
+        return model
+
+    @classmethod
+    def load_processor(cls, folder: str | Path) -> Any:
+        """The image and the video processor, and how images are tiled."""
+        return AutoProcessor.from_pretrained(folder)
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
+        if processor is not None and processor.chat_template:
+            tokenizer.chat_template = processor.chat_template  # published apart from the tokenizer
+        super().__init__(model, tokenizer, processor)
+        freeze_unused(self.tower, self.layers)
+
+    @property
+    def tower(self) -> Any:
+        return self.model.model.vision_tower
+
+    @property
+    def layers(self) -> int:
+        """Tower layers that are run."""
+        return layers_used(self.tower, self.model.config.vision_feature_layer)
+
+    def group(self, name: str) -> list[nn.Module]:
+        inner = self.model.model
+        parts = {"tower": [inner.vision_tower], "projector": [inner.multi_modal_projector]}
+        return parts.get(name, [inner.language_model, self.model.get_output_embeddings()])
+
+    def freeze(self, *names: str) -> None:
+        super().freeze(*names)
+        if "projector" in names:
+            self.model.model.image_newline.requires_grad_(False)
+
+    def colours(self) -> Any:
+        return self.processor.video_processor
+
+    def video(self, plan: FramePlan) -> Medium:
+        self.check_size(plan.height, plan.width)
+        grid = self.grid(len(plan.times))
+        return Medium("video", grid[0] * math.ceil(grid[1] / 2) ** 2 + 1, grid, plan.second_per_grid)
+
+    def image(self, height: int, width: int) -> Medium:
+        """An image of any size; its grid counts pixels, from which follows how it is tiled."""
+        tokens = self.processor._get_number_of_features(height, width, self.side, self.side)
+        return Medium("image", tokens, (1, height, width))
+
+    def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
+        """A video's frames scaled, float32 (T, 3, P, P); an image whole and in tiles, (1 + tiles, 3, P, P)."""
+        if kind == "video":
+            return super().patches(frames)
+        (image,) = torch.tensor(np.asarray(frames))
+        cut = self.processor.image_processor(image.permute(2, 0, 1), return_tensors="pt")
+        return cut["pixel_values"][0], (1, image.shape[0], image.shape[1])
+
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
+        inner = self.model.model
+        seen = inner.multi_modal_projector(features(self.tower, torch.cat(list(pixels)), self.layers))
+        if kind == "video":
+            pooled = inner.apply_pooling(seen).split([len(x) for x in pixels])
+            return [torch.cat([x.flatten(0, 1), self.closing()]) for x in pooled]
+        tiles = seen.split([len(x) for x in pixels])
+        sizes = torch.tensor([(height, width) for _, height, width in grids])
+        packed, _ = inner.pack_image_features(
+            tiles, sizes, image_newline=inner.image_newline, vision_aspect_ratio=self.model.config.vision_aspect_ratio
+        )
+        return packed
+
+    def closing(self) -> Tensor:
+        return self.model.model.image_newline[None]
+
+    def tower_digest(self) -> str:
+        """As everywhere, and over the newline and how images are tiled."""
+        config, newline = self.model.config, self.model.model.image_newline.detach().cpu()
+        told = [config.vision_feature_layer, config.vision_aspect_ratio, config.image_grid_pinpoints, newline.tolist()]
+        return hashlib.sha256(f"{super().tower_digest()} {told}".encode()).hexdigest()[:16]
+
+    def digested(self) -> list[Any]:
+        return [(self.tower.config, self.tower), (self.model.config, self.model.model.multi_modal_projector)]
+
+    @classmethod
+    def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
+        return mixed_input(prompt, embeds)

@@ -1,0 +1,202 @@
+"""The VILA series (NVILA, LongVILA): every frame is a picture of its own, and ends with a newline.
+
+What is special about it:
+1. A video's tokens are those of its frames one after another, each followed by the language model's own embedding of
+   "\\n" (the published `BasicVideoEncoder`). With `TSPVideoEncoder` the frames' embeddings are first averaged in groups
+   (NVILA, arXiv:2412.04468, section 2.1). Newlines are tokens of the prompt here, not part of the embeddings: what is
+   cached does not depend on the language model, which goes on learning in RL.
+2. Positions are one-dimensional: the language model is a plain Qwen2.
+3. vLLM has no VILA. Its engine runs on the folder's `llm/` and takes text by id and media by embedding.
+4. Pads may lie outside the published embedding matrix; they are never looked up.
+
+Shapes: T frames, P pixels along a side, n tokens along a side, H hidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from longrl.models.chat import ChatFormat
+from longrl.models.families import StudentError
+from longrl.models.mixed import mixed_input
+from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
+from longrl.models.siglip import SiglipStudent
+from longrl.models.vila_model import Vila
+from longrl.mrsp import attention
+from longrl.mrsp.lean import make_lean
+from longrl.video.sample import FramePlan
+
+TEMPLATES = {  # by the configuration's `chat_template`; the published code replaces the tokenizer's own by these
+    "qwen2": "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+}
+
+
+class VilaChat(ChatFormat):
+    """A medium is its pictures, each between `start` and `end`; nothing stands around the whole."""
+
+    PADS: ClassVar = {"video": "<vila/video>", "image": "<image>"}
+    MARKS = ()
+
+    def __init__(self, tokenizer: Any, merge: int = 2):
+        super().__init__(tokenizer, merge)
+        newline = tuple(self.encode("\n"))
+        self.around: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = dict.fromkeys(self.PADS, ((), newline))
+
+    def special(self, token: str) -> int:
+        if token in self.PADS.values():  # published tokenizers may lack them: the published code adds them on loading
+            self.tokenizer.add_tokens([token], special_tokens=True)
+        return super().special(token)
+
+    def slot(self, *media: Medium) -> tuple[tuple[int, ...], Slot, tuple[int, ...]]:
+        (medium,) = media
+        pad, (start, end), pictures = self.pads[medium.kind], self.around[medium.kind], medium.grid[0]
+        picture = (*start, *(pad,) * (medium.tokens // pictures), *end)
+        return (), Slot(media, (pad,), (pad,), picture * pictures), ()
+
+    def _tokens(self, grid: Sequence[int]) -> int:
+        t, h, w = (int(n) for n in grid)
+        return t * -(-h // self.merge) * -(-w // self.merge)
+
+
+class VILA(SiglipStudent):
+    """A VILA with a SigLIP tower and a Qwen2, in the published layout (see `longrl.models.vila_model`)."""
+
+    CHAT = VilaChat
+    KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
+    LLM = "llm"  # the folder in the folder that vLLM runs on
+
+    def __init__(self, model: Vila, tokenizer: Any, processor: Any = None):
+        self._temporal = 1
+        super().__init__(model, tokenizer, processor)
+        for kind in ("video", "image"):
+            encoder = published_encoder(model.config, kind)
+            self.chat.around[kind] = tuple(
+                tuple(self.chat.encode(encoder.get(name) or "")) for name in ("start_tokens", "end_tokens")
+            )
+            if kind == "video":
+                self._temporal = encoder["temporal"]
+
+    @classmethod
+    def load(cls, folder: str | Path, dtype: torch.dtype | str = "float32", device: torch.device | str = "cpu") -> VILA:
+        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+        model = Vila.from_pretrained(folder, dtype)
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "llm")
+        if name := model.config.get("chat_template"):
+            tokenizer.chat_template = named_template(Path(folder), name)
+        student = cls(model, tokenizer, AutoImageProcessor.from_pretrained(Path(folder) / "vision_tower"))
+        model.to(device).train()
+        student.prepare()
+        return student
+
+    @classmethod
+    def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
+        return Vila.from_pretrained(folder, dtype)
+
+    def prepare(self) -> None:
+        attention.register()
+        make_lean(self.language_model)
+        self.model.llm.set_attn_implementation(attention.NAME)
+
+    @property
+    def tower(self) -> Any:
+        return self.model.vision_tower
+
+    @property
+    def language_model(self) -> Any:
+        return self.model.llm.model
+
+    def group(self, name: str) -> list[nn.Module]:
+        parts = {"tower": [self.model.vision_tower], "projector": [self.model.mm_projector]}
+        return parts.get(name, [self.model.llm])
+
+    @property
+    def merge(self) -> int:
+        return self.model.mm_projector.rate
+
+    @property
+    def temporal(self) -> int:
+        return self._temporal
+
+    @property
+    def width(self) -> int:
+        return self.hidden_size
+
+    @property
+    def context(self) -> int:
+        rope = self.text_config.rope_parameters or {}  # long contexts are published as scaled positions
+        factor = rope.get("factor", 1.0) if rope.get("rope_type") == "linear" else 1.0
+        return int(self.text_config.max_position_embeddings * factor)
+
+    def video(self, plan: FramePlan) -> Medium:
+        self.check_size(plan.height, plan.width)
+        grid = self.grid(-(-len(plan.times) // self.temporal))
+        return self.chat.video(grid, plan.second_per_grid)
+
+    def image(self, height: int, width: int) -> Medium:
+        self.check_size(height, width)
+        return self.chat.image(self.grid(1))
+
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
+        """Embed videos or images: one (t * n², H) each."""
+        seen = self.model.see(torch.cat(list(pixels))).split([len(x) for x in pixels])
+        temporal = self.temporal if kind == "video" else 1
+        return [x.unflatten(0, (-1, temporal)).mean(1).flatten(0, 1) for x in seen]
+
+    def tower_digest(self) -> str:
+        """As everywhere, and over what the top-level configuration says of embeddings."""
+        told = [super().tower_digest(), self.model.layers_used, self.model.scales, self.temporal]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+    def look_up(self, ids: Tensor) -> Tensor:
+        return super().look_up(ids.masked_fill(ids >= self.text_config.vocab_size, 0))
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+
+    @classmethod
+    def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
+        return mixed_input(prompt, embeds)
+
+    @classmethod
+    def vllm_weights(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix("llm."): value.detach() for name, value in state.items() if name.startswith("llm.")}
+
+
+def published_encoder(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """What `image_encoder` or `video_encoder` of a config.json asks for; `temporal` counts the frames averaged.
+
+    >>> published_encoder({"video_encoder": '{"_target_": "llava.model.encoders.TSPVideoEncoder", '
+    ...     '"pool_sizes": [[8, 1, 1]]}'}, "video")
+    {'end_tokens': '\\n', 'temporal': 8}
+    """
+    told = config.get(f"{kind}_encoder") or {}
+    told = dict(json.loads(told) if isinstance(told, str) else told)
+    name = str(told.pop("_target_", f"Basic{kind.title()}Encoder")).rpartition(".")[2]
+    pools = told.pop("pool_sizes", [[1, 1, 1]])
+    known = name == f"Basic{kind.title()}Encoder" or (name == "TSPVideoEncoder" and kind == "video")
+    if not known or len(pools) != 1 or list(pools[0][1:]) != [1, 1] or told.get("sep_tokens"):
+        raise StudentError(
+            f"config.json has {kind}_encoder {config[f'{kind}_encoder']!r}; known are BasicImageEncoder, "
+            "BasicVideoEncoder and TSPVideoEncoder with one temporal pool"
+        )
+    return {"end_tokens": "\n"} | told | {"temporal": pools[0][0]}
+
+
+def named_template(folder: Path, name: str) -> str:
+    """The chat template that config.json names: a file of the folder, or a published one."""
+    path = folder / f"{name}.jinja"
+    if path.is_file():
+        return path.read_text().replace("    ", "").replace("\n", "")  # as published: line breaks are written \\n
+    if name not in TEMPLATES:
+        raise StudentError(f"{folder}/config.json names the chat template {name!r}, but {path} is not there")
+    return TEMPLATES[name]
