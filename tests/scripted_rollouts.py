@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from longrl.config import RlSettings
-from longrl.models.chat import Prompt
+from longrl.models.prompt import Prompt
 from longrl.rollout.request import Request, Rollout
 from longrl.training.algorithms import algorithm
 from longrl.training.curriculum import curriculum
@@ -49,7 +49,7 @@ class Scripted:
     def request(self, row: dict, settings: RlSettings, seed: int) -> Request:
         self.seeds.append(seed)
         prompt = Prompt((1, 2), (3, *range(ord("A"), ord("A") + len(row["script"]))), 0)
-        request = Request(prompt, None, settings.group_size, settings.temperature, settings.max_tokens, seed)
+        request = Request(prompt, (), settings.group_size, settings.temperature, settings.max_tokens, seed)
         object.__setattr__(request, "script", row["script"])
         return request
 

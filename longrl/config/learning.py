@@ -30,7 +30,9 @@ class FrameSettings(Settings):
 class ModelSettings(Settings):
     """The student before any training."""
 
-    path: str = Field("", description="Hugging Face folder of a Qwen2.5-VL model; empty builds the tiny one.")
+    path: str = Field(
+        "", description="Hugging Face folder of a model (docs/models.md tells which families); empty builds a tiny one."
+    )
     hidden_size: int = Field(128, ge=32, description="Tiny model: width of the language model.")
     layers: int = Field(4, ge=1, description="Tiny model: layers of the language model.")
     heads: int = Field(4, ge=1, description="Tiny model: attention heads.")

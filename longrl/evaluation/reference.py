@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from longrl.models import qwen2_5_vl
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 from longrl.rollout.request import Request, Rollout
 
-# Shapes: n samples, L tokens of the prompt, H hidden, V vocabulary.
+# Shapes: n samples, L tokens of the prompt, H hidden, W width of embeddings, A axes of positions, V vocabulary.
 
 
 class Reference:
@@ -37,12 +36,12 @@ class Reference:
         sampled = request.temperature > 0
         n = request.n if sampled else 1
         draws = [torch.Generator().manual_seed(request.seed + i) for i in range(n)]
-        positions_3T = qwen2_5_vl.positions(student, prompt, request.max_tokens)
-        video = None if request.video_embeds is None else request.video_embeds.to(student.device)
+        positions_AT = student.positions(prompt, request.max_tokens)
         ids_1L = torch.tensor([prompt.expanded], device=student.device)
-        cache, length = DynamicCache(config=student.model.config.text_config), ids_1L.shape[1]
-        embeds = qwen2_5_vl.token_embeds(student, ids_1L, video)
-        logits_nV = self._next(embeds, positions_3T[:, :length], cache).expand(n, -1)
+        cache, length = DynamicCache(config=student.text_config), ids_1L.shape[1]
+        media = {pad: torch.cat(rows).to(student.device) for pad, rows in prompt.by_pad(request.embeds).items()}
+        embeds = student.token_embeds(ids_1L, media)
+        logits_nV = self._next(embeds, positions_AT[:, :length], cache).expand(n, -1)
         if n > 1:
             cache.batch_repeat_interleave(n)
         rows: list[list[int]] = [[] for _ in range(n)]
@@ -60,21 +59,15 @@ class Reference:
                     ended[i] = token == student.chat.end
             if all(ended) or step + 1 == request.max_tokens:
                 break
-            embeds = qwen2_5_vl.token_embeds(student, torch.tensor(chosen, device=student.device)[:, None])
-            logits_nV = self._next(embeds, positions_3T[:, length + step : length + step + 1], cache)
+            embeds = student.token_embeds(torch.tensor(chosen, device=student.device)[:, None])
+            logits_nV = self._next(embeds, positions_AT[:, length + step : length + step + 1], cache)
         finishes = ["stop" if done else "length" for done in ended]
         texts = [student.chat.decode(ids) for ids in rows]
         rollouts = [Rollout(*each) for each in zip(rows, logprobs, texts, finishes, strict=True)]
         return rollouts if sampled else rollouts * request.n
 
-    def _next(self, embeds_nLH: Tensor, positions_3L: Tensor, cache: DynamicCache) -> Tensor:
+    def _next(self, embeds_nLW: Tensor, positions_AL: Tensor, cache: DynamicCache) -> Tensor:
         """Logits (n, V) after the last of these tokens, which the cache then holds."""
-        model, n = self.student.model, embeds_nLH.shape[0]
-        hidden = model.model.language_model(
-            inputs_embeds=embeds_nLH,
-            position_ids=positions_3L[:, None].expand(-1, n, -1).to(embeds_nLH.device),
-            attention_mask={"full_attention": None, "sliding_attention": None},
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return model.lm_head(hidden[:, -1])
+        positions_AnL = positions_AL[:, None].expand(-1, embeds_nLW.shape[0], -1)
+        hidden_nLH = self.student.text_hidden(embeds_nLW, positions_AnL, cache=cache)
+        return hidden_nLH[:, -1] @ self.student.head.T

@@ -81,20 +81,19 @@ class Responder:
 
     def ask(self, model: str, requests: list[dict[str, Any]], all_requests: list[dict[str, Any]]) -> None:
         """Answer the requests of one model."""
-        from longrl.models import qwen2_5_vl
+        from longrl.models import families
 
         folder = self.job["models"][model]
         with self.timed("encode"):
-            student = qwen2_5_vl.load(folder, self.job["dtype"], device())
+            student = families.load(folder, self.job["dtype"], device())
             embeds, failures = self.encode(student, requests)
         readable = []
         for request in requests:
             film = embeds.get((request["video_id"], request["plan"]))
             reason = failures.get(request["video_id"], "the video could not be encoded")
             if film is not None:
-                spacing = self.plans[request["plan"]].second_per_grid
-                prompt = student.chat.prompt(request["text"], film.grid, spacing)
-                reason = self.too_long(len(prompt.expanded), student)
+                prompt = student.chat.prompt(request["text"], [student.video(self.plans[request["plan"]])])
+                reason = self.too_long(len(prompt), student)
                 if not reason:
                     readable.append((request, prompt, film.embeds))
                     continue
@@ -128,7 +127,7 @@ class Responder:
 
     def too_long(self, prompt: int, student: Any) -> str:
         """Why a prompt of so many tokens cannot be answered; empty when it can."""
-        context, answer = student.model.config.text_config.max_position_embeddings, self.job["max_tokens"]
+        context, answer = student.context, self.job["max_tokens"]
         if prompt + answer <= context:
             return ""
         return f"the prompt takes {prompt} tokens and the answer up to {answer}, the model's context is {context}"
@@ -145,13 +144,9 @@ class Responder:
         if self.engine is not None:
             self.engine.update_weights(student.model.state_dict())
             return
-        processor, longest = student.processor, 0
-        side = processor.patch_size * processor.merge_size
+        longest = 0
         for text, digest in {(request["text"], request["plan"]) for request in all_requests}:
-            plan = self.plans[digest]
-            steps = -(-len(plan.times) // processor.temporal_patch_size)
-            video_tokens = steps * (plan.height // side) * (plan.width // side)
-            length = len(student.chat.prompt(text).expanded) + 2 + video_tokens
+            length = len(student.chat.prompt(text, [student.video(self.plans[digest])]))
             longest = max(longest, 0 if self.too_long(length, student) else length)
         context = longest + self.job["max_tokens"]
         self.engine = Engine(folder, max_model_len=context, seed=self.job["seed"], dtype=self.job["dtype"])
@@ -163,7 +158,7 @@ class Responder:
         wanted = [
             Request(
                 prompt,
-                embeds,
+                (embeds,),
                 n=len(request["keys"]),
                 temperature=0.0 if request["greedy"] else self.job["temperature"],
                 max_tokens=self.job["max_tokens"],

@@ -12,6 +12,7 @@ Shapes: (..., H) for norms, (..., I) for products.
 
 from __future__ import annotations
 
+import re
 from types import MethodType
 from typing import Any
 
@@ -19,15 +20,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The language models of Qwen2, Qwen2.5 and Qwen3, with or without eyes and ears, and of Llama.
+NORM = re.compile(r"(Qwen(2|2VL|2_5_VL|2_5Omni|3|3VLText)|Llama)RMSNorm")
+GATED = re.compile(r"(Qwen(2|2_5Omni|3|3VLText)|Llama)MLP")
+SILU = ("SiLUActivation", "SiLU")
+
 
 def make_lean(language_model: Any) -> None:
-    """Let the layers of a Qwen2 language model, and its last norm, keep less; their weights and names stay."""
-    for layer in language_model.layers:
-        layer.mlp.forward = MethodType(_feed_forward, layer.mlp)
-    for norm in [language_model.norm] + [
-        norm for layer in language_model.layers for norm in (layer.input_layernorm, layer.post_attention_layernorm)
-    ]:
-        norm.forward = MethodType(_norm, norm)
+    """Let the norms and feed-forward parts of a language model keep less; their weights and names stay.
+
+    What is not of the classes below, whose formulas these are, stays as it is.
+    """
+    for module in language_model.modules():
+        name = type(module).__name__
+        if NORM.fullmatch(name):
+            module.forward = MethodType(_norm, module)
+        elif GATED.fullmatch(name) and type(module.act_fn).__name__ in SILU:
+            module.forward = MethodType(_feed_forward, module)
 
 
 def _norm(self: Any, x: Tensor) -> Tensor:

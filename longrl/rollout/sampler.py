@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from longrl.config import RlSettings
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 from longrl.rollout import vllm
 from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, RolloutEngine
 from longrl.rollout.server import Servers
@@ -148,6 +148,6 @@ def make_sampler(
     rank, ranks = dist.get_rank(), dist.get_world_size()
     told = rollout.servers[rank::ranks]
     asked = told or rollout.servers[rank % len(rollout.servers) :][:1]
-    sampler = Sampler(lambda: Servers(asked, told, student.chat, student.hidden_size, rollout.weights_folder), whole)
+    sampler = Sampler(lambda: Servers(asked, told, student, rollout.weights_folder), whole)
     sampler.push()
     return sampler

@@ -8,11 +8,11 @@ import polars as pl
 import torch.distributed as dist
 
 from longrl.config import FrameSettings, RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models.base import Student
 from longrl.models.chat import question_text
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
-from longrl.mrsp.encode import encode_together, encode_videos, plan_grid
+from longrl.mrsp.encode import encode_together, encode_videos
 from longrl.rollout.request import Request
 from longrl.training.examples import View, plan
 from longrl.training.rank import Messages, TrainingError
@@ -28,8 +28,8 @@ class Embeddings:
         self.cache = EmbeddingCache(folder, frames.embedding_cache_gib)
         self.frame_cache, self.frames = FrameCache(frame_cache), frames
         self.student, self.videos = student, {row["video_id"]: row for row in videos.iter_rows(named=True)}
-        self.tower = qwen2_5_vl.tower_digest(student)
-        self.dtype = str(student.model.dtype).removeprefix("torch.")
+        self.tower = student.tower_digest()
+        self.dtype = str(student.dtype).removeprefix("torch.")
 
     @property
     def encoded(self) -> int:
@@ -69,17 +69,20 @@ class Embeddings:
             )
         return kept
 
+    def prompt(self, row: dict[str, Any]) -> Prompt:
+        """The prompt of a question."""
+        seen = self.student.video(self.view(row["video_id"]).plan)
+        return self.student.chat.prompt(question_text(row["question"], row["options"]), [seen])
+
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
         """The rollout request of a question."""
         view = self.view(row["video_id"])
         video = self.cache.get(EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype))
         if video is None:
             video = self.encode_again(view, settings.zero_stage)
-        prompt = self.student.chat.prompt(
-            question_text(row["question"], row["options"]), video.grid, view.plan.second_per_grid
-        )
+        prompt = self.prompt(row)
         embeds = video.embeds.to(self.student.device)
-        return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
+        return Request(prompt, (embeds,), settings.group_size, settings.temperature, settings.max_tokens, seed)
 
     def encode_again(self, view: View, zero_stage: int) -> VideoEmbeds:
         """An embedding whose file broke or was deleted while the run goes on."""
@@ -100,12 +103,6 @@ def answerable(dataset: pl.DataFrame, judged: bool) -> tuple[pl.DataFrame, int]:
     return rows, split.height - rows.height
 
 
-def prompt_lengths(student: Student, videos: Embeddings, questions: list[dict[str, Any]]) -> list[int]:
+def prompt_lengths(videos: Embeddings, questions: list[dict[str, Any]]) -> list[int]:
     """Tokens of each question's prompt, its video's included."""
-    lengths = []
-    for row in questions:
-        view = videos.view(row["video_id"])
-        grid = plan_grid(student, view.plan)
-        prompt = student.chat.prompt(question_text(row["question"], row["options"]), grid, view.plan.second_per_grid)
-        lengths.append(len(prompt.head) + prompt.video_tokens + len(prompt.tail))
-    return lengths
+    return [len(videos.prompt(row)) for row in questions]

@@ -77,8 +77,7 @@ class Sample:
 
     @property
     def forward_tokens(self) -> int:
-        prompt = self.request.prompt
-        return len(prompt.head) + prompt.video_tokens + len(prompt.tail) + self.response_tokens
+        return len(self.request.prompt) + self.response_tokens
 
 
 @dataclass

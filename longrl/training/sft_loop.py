@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from longrl.config import Categories, FrameSettings, SftSettings
-from longrl.models import qwen2_5_vl
-from longrl.models.chat import Prompt
-from longrl.models.qwen2_5_vl import Student
+from longrl.models import families
+from longrl.models.base import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.prefix import Group, question_group, score
@@ -55,9 +55,10 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, _ = join(device)
     torch.manual_seed(job["seed"])
-    student = qwen2_5_vl.load(job["model"], settings.dtype, device)
-    shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
-    student.model.model.visual.requires_grad_(not settings.freeze_vision)
+    student = families.load(job["model"], settings.dtype, device)
+    shards = make_shards(settings.sequence_parallel, student.heads)
+    if settings.freeze_vision:
+        student.freeze("tower", "projector")
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
 
     special = set(student.tokenizer.all_special_ids)
@@ -202,7 +203,7 @@ def attach_videos(share: Share, films: Films) -> None:
     """Hang the embeddings of the share's videos into its groups."""
     if share.views:
         for group, video in zip(share.groups, films.embeds(share.views), strict=True):
-            group.video_embeds = video
+            group.embeds = (video,)
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
@@ -216,18 +217,17 @@ def build(student: Student, everything: Sequence[Example], replica: int, replica
     if mine[0].view is None:  # text alone: all rows share the opening of the turn, and so are one group
         rows = [row for example in mine for row in text_rows(student, example)]
         suffixes, starts = [row.suffix for row in rows], [row.start for row in rows]
-        groups.append(Group(rows[0].prompt, None, list(rows[0].prompt.head), suffixes, starts, mine[0].shift))
+        groups.append(Group(rows[0].prompt, (), list(rows[0].prompt.head), suffixes, starts, mine[0].shift))
         weights += [weight for row in rows for weight in row.weights]
         lengths += [len(row.weights) for row in rows]
         classes += [row.category for row in rows]
     for example in mine:
         if example.view is None:
             continue
-        plan = example.view.plan
-        grid = (-(-len(plan.times) // 2), plan.height // 14, plan.width // 14)
-        prompts = [student.chat.prompt(turn.prompt, grid, plan.second_per_grid) for turn in example.turns]
+        seen = student.video(example.view.plan)
+        prompts = [student.chat.prompt(turn.prompt, [seen]) for turn in example.turns]
         answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
-        group = question_group(prompts, None, [ids for ids, _ in answers])
+        group = question_group(prompts, (), [ids for ids, _ in answers])
         group.shift = example.shift
         groups.append(group)
         weights += [weight for _, each in answers for weight in each]

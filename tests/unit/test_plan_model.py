@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from longrl.config import load_config
-from longrl.models.qwen2_5_vl import positions, text_hidden, token_embeds
 from longrl.models.shape import from_config, shape_of
 from longrl.models.tiny import tiny_config, train_tokenizer
 from longrl.mrsp import costs, prefix
@@ -34,7 +33,7 @@ def test_activations_are_what_pytorch_keeps(loaded_student, student_folder):
     prompt = loaded_student.chat.prompt("x " * 100)
     P, G, R = len(prompt.expanded), 4, 16
     ids = torch.tensor([prompt.expanded + [7] * (G * R)])
-    places = positions(loaded_student, prompt, extra=G * R)[:, None]
+    places = loaded_student.positions(prompt, extra=G * R)[:, None]
     weights = {p.untyped_storage().data_ptr() for p in loaded_student.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -44,7 +43,7 @@ def test_activations_are_what_pytorch_keeps(loaded_student, student_folder):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = text_hidden(loaded_student, token_embeds(loaded_student, ids), places, Layout(P, G, R))
+        hidden = loaded_student.text_hidden(loaded_student.token_embeds(ids), places, Layout(P, G, R))
     measured = sum(size for place, size in kept.items() if place not in weights)
     expected = ids.shape[1] * (shape.layers * layer_bytes(shape, 4) + 2 * shape.hidden * 4 + 4)
     assert hidden.requires_grad
