@@ -39,9 +39,25 @@ class Family:
     vllm: bool = True  # vLLM has an implementation that takes embeddings
 
 
+_VILA = Family(
+    "VILA",
+    "longrl.models.vila:VILA",
+    ("video", "image"),
+    needed=(("llm/tokenizer.json",), ("vision_tower/preprocessor_config.json",), ("mm_projector/config.json",)),
+    weights=("llm", "vision_tower", "mm_projector"),
+)
+
 FAMILIES: dict[str, Family] = {  # by `model_type` of config.json
     "qwen2_5_vl": Family(
         "Qwen2.5-VL", "longrl.models.qwen2_5_vl:Qwen2_5_VL", ("video", "image"), ("Qwen2_5_VLProcessor",)
+    ),
+    "llava_llama": _VILA,  # as NVlabs/VILA writes it, whatever the language model
+    "vila": _VILA,  # the same folder with code to go with it
+    "llava_onevision": Family(
+        "LLaVA-OneVision",
+        "longrl.models.llava_onevision:LlavaOnevision",
+        ("video", "image"),
+        ("LlavaOnevisionProcessor",),
     ),
 }
 

@@ -33,8 +33,8 @@ from longrl.video.sample import FramePlan
 
 PUBLISHED = (  # for a tokenizer whose template knows no images; the published one with its line breaks
     "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for c in m['content'] %}{% if c['type'] != 'text' %}"
-    "<{{ c['type'] }}>{% endif %}{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}\n{{ c['text'] }}"
-    "{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    "<{{ c['type'] }}>{% endif %}{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}"
+    "{{ '\n' + c['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 
 
@@ -162,6 +162,10 @@ class LlavaOnevision(SiglipStudent):
 
     def digested(self) -> list[Any]:
         return [(self.tower.config, self.tower), (self.model.config, self.model.model.multi_modal_projector)]
+
+    @classmethod
+    def vllm_options(cls) -> dict[str, Any]:
+        return super().vllm_options() | {"enable_mm_embeds": False, "enable_prompt_embeds": True}
 
     @classmethod
     def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:

@@ -52,8 +52,8 @@ class QwenVL(Student):
         """The modules between tower and language model."""
         return [self.tower.merger]
 
-    def digested(self) -> list[Any]:
-        return [self.tower]
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        return [(self.tower.config, self.tower)]
 
     @property
     def merge(self) -> int:
@@ -72,7 +72,7 @@ class QwenVL(Student):
     def image(self, height: int, width: int) -> Medium:
         return self.chat.image((1, height // self.processor.patch_size, width // self.processor.patch_size))
 
-    def patches(self, frames: np.ndarray | Tensor) -> tuple[Tensor, Grid]:
+    def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
         """Cut frames into patches, exactly as the Hugging Face processors do with frames of the right size.
 
         `frames`: uint8 (T, height, width, 3), RGB; an image is one frame. Returns float32 (N, D) and the grid (t, h, w)
@@ -94,7 +94,7 @@ class QwenVL(Student):
         x = x.view(t, temporal, h // merge, merge, patch, w // merge, merge, patch, 3)
         return x.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(t * h * w, -1), (t, h, w)
 
-    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
         """Embed videos or images: one (t * h * w / merge², W) each."""
         weight = self.tower.patch_embed.proj.weight
         joined = torch.cat([x.to(weight.device, weight.dtype) for x in pixels])

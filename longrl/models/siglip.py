@@ -59,6 +59,9 @@ class SiglipStudent(Student):
         """The processor that says how colours are scaled."""
         return self.processor
 
+    def patches_a_step(self, grid: Grid) -> int:
+        return self.temporal * super().patches_a_step(grid)
+
     def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
         """Scale frames as the SigLIP processor does with frames of the right size: float32 (T, 3, P, P).
 

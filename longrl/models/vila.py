@@ -73,7 +73,7 @@ class VILA(SiglipStudent):
 
     CHAT = VilaChat
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
-    LLM = "llm"  # the folder in the folder that vLLM runs on
+    VLLM_FOLDER = "llm"
 
     def __init__(self, model: Vila, tokenizer: Any, processor: Any = None):
         self._temporal = 1
@@ -87,20 +87,20 @@ class VILA(SiglipStudent):
                 self._temporal = encoder["temporal"]
 
     @classmethod
-    def load(cls, folder: str | Path, dtype: torch.dtype | str = "float32", device: torch.device | str = "cpu") -> VILA:
-        dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        model = Vila.from_pretrained(folder, dtype)
-        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "llm")
-        if name := model.config.get("chat_template"):
-            tokenizer.chat_template = named_template(Path(folder), name)
-        student = cls(model, tokenizer, AutoImageProcessor.from_pretrained(Path(folder) / "vision_tower"))
-        model.to(device).train()
-        student.prepare()
-        return student
-
-    @classmethod
     def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
         return Vila.from_pretrained(folder, dtype)
+
+    @classmethod
+    def load_tokenizer(cls, folder: str | Path) -> Any:
+        tokenizer = AutoTokenizer.from_pretrained(Path(folder) / cls.VLLM_FOLDER)
+        if name := json.loads((Path(folder) / "config.json").read_text()).get("chat_template"):
+            tokenizer.chat_template = named_template(Path(folder), name)
+        return tokenizer
+
+    @classmethod
+    def load_processor(cls, folder: str | Path) -> Any:
+        """The image processor: sizes and colours."""
+        return AutoImageProcessor.from_pretrained(Path(folder) / "vision_tower")
 
     def prepare(self) -> None:
         attention.register()
@@ -160,8 +160,9 @@ class VILA(SiglipStudent):
     def look_up(self, ids: Tensor) -> Tensor:
         return super().look_up(ids.masked_fill(ids >= self.text_config.vocab_size, 0))
 
-    def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+    @classmethod
+    def vllm_options(cls) -> dict[str, Any]:
+        return {"enable_prompt_embeds": True}
 
     @classmethod
     def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:

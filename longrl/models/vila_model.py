@@ -146,7 +146,8 @@ class Vila(nn.Module):
         width = tower.config.hidden_size * scales(config)
         projector = Projector(described["mm_projector_type"], width, llm.config.hidden_size).to(dtype)
         projector.load_state_dict(_read(folder / "mm_projector"))
-        return cls({k: v for k, v in config.items() if k not in {f"{part}_cfg" for part in PARTS}}, llm, tower, projector)
+        told = {name: value for name, value in config.items() if name.removesuffix("_cfg") not in PARTS}
+        return cls(told, llm, tower, projector)
 
 
 def scales(config: dict[str, Any]) -> int:
@@ -158,14 +159,17 @@ def check(config: dict[str, Any], folder: Path) -> None:
     """Raise `StudentError` for a VILA of another kind than this module computes."""
     kinds = {part: json.loads((folder / part / "config.json").read_text()).get("model_type") for part in PARTS[:2]}
     if kinds != {"llm": "qwen2", "vision_tower": "siglip_vision_model"}:
-        raise StudentError(f"{folder} joins {kinds}; of the VILA series those with a Qwen2 and a SigLIP tower are known")
+        raise StudentError(
+            f"{folder} joins {kinds}; known are those of the VILA series with a Qwen2 and a SigLIP tower"
+        )
     for name, right in {"mm_vision_select_feature": ("cls_patch",), "s2": (False, None), "ps3": (False, None)}.items():
         if (found := config.get(name, right[0])) not in right:
             raise StudentError(f"{folder}/config.json has {name}={found!r}; known is {right[0]!r}")
 
 
 def _write(state: dict[str, Tensor], folder: Path) -> None:
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"})
+    kept = {name: value.contiguous() for name, value in state.items()}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
 
 
 def _read(folder: Path) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.models.base import Student
-from longrl.models.prompt import Grid
+from longrl.models.prompt import Grid, Medium
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
@@ -33,9 +33,9 @@ TOGETHER = 16  # short videos that a rank encodes between two reports
 Film = tuple[str, str | Path, FramePlan]  # video id, path, plan
 
 
-def is_long(grid: Grid) -> bool:
+def is_long(student: Student, grid: Grid) -> bool:
     """Whether a video takes more than one call of the tower."""
-    return grid[0] * grid[1] * grid[2] > PATCHES
+    return grid[0] * student.patches_a_step(grid) > PATCHES
 
 
 @torch.no_grad()
@@ -81,11 +81,12 @@ def encode_videos(
                 raise
             failures[video_id] = str(error)
             continue
-        if is_long(grid := student.video(plan).grid):
-            keep(key, encode_long(student, pictures, grid), grid)
+        medium = student.video(plan)
+        if is_long(student, medium.grid):
+            keep(key, encode_long(student, pictures, medium), medium.grid)
             continue
         pixels, grid = student.patches(pictures)
-        if batch and sum(len(other) for _, other, _ in batch) + len(pixels) > PATCHES:
+        if sum(other[0] * student.patches_a_step(other) for other in (grid, *(g for _, _, g in batch))) > PATCHES:
             flush()
         batch.append((key, pixels, grid))
     flush()
@@ -108,8 +109,8 @@ def encode_together(
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tower, dtype = student.tower_digest(), dtype_name(student)
     films = list(dict.fromkeys(wanted))
-    short = [film for film in films if not is_long(student.video(film[2]).grid)][rank::ranks]
-    long = [film for film in films if is_long(student.video(film[2]).grid)]
+    short = [film for film in films if not is_long(student, student.video(film[2]).grid)][rank::ranks]
+    long = [film for film in films if is_long(student, student.video(film[2]).grid)]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
         report(start)
@@ -129,22 +130,22 @@ def encode_together(
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
         video_id, path, plan = long[number]
-        grid = student.video(plan).grid
-        embeds = encode_long(student, frames.get(video_id, path, plan), grid, rank, ranks)
+        medium = student.video(plan)
+        embeds = encode_long(student, frames.get(video_id, path, plan), medium, rank, ranks)
         if number in missing:
-            cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), VideoEmbeds(embeds, grid))
+            cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), VideoEmbeds(embeds, medium.grid))
     dist.barrier()  # what one rank has stored, all may read
     return {video_id: reason for part, _ in everyone for video_id, reason in part.items()}
 
 
-def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0, ranks: int = 1) -> Tensor:
+def encode_long(student: Student, frames: np.ndarray, medium: Medium, rank: int = 0, ranks: int = 1) -> Tensor:
     """Embed one video in chunks of whole temporal patches, every `ranks`-th of them on this rank.
 
-    `frames`: uint8 (T, height, width, 3). Returns (t * h * w / merge², W), on the CPU, the same on every rank.
+    `frames`: uint8 (T, height, width, 3). Returns (tokens, W), on the CPU, the same on every rank.
     """
-    t, h, w = grid
-    temporal, tokens = student.temporal, h * w // student.merge**2
-    steps = max(1, PATCHES // (h * w))  # temporal patches in a chunk
+    t, temporal, closing = medium.grid[0], student.temporal, student.closing()
+    tokens = (medium.tokens - len(closing)) // t  # of a temporal patch
+    steps = max(1, PATCHES // student.patches_a_step(medium.grid))  # temporal patches in a chunk
     parts: list[Tensor] = []
     for first in range(0, t, steps * ranks):
         part = torch.zeros(steps * tokens, student.width, dtype=student.dtype, device=student.device)
@@ -152,13 +153,13 @@ def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0,
         if start < t:
             pixels, piece = student.patches(frames[start * temporal : (start + steps) * temporal])
             (embeds,) = student.encode([pixels], [piece])
-            part[: len(embeds)] = embeds
+            part[: piece[0] * tokens] = embeds[: piece[0] * tokens]
         gathered = [part]
         if ranks > 1:
             gathered = [torch.empty_like(part) for _ in range(ranks)]
             dist.all_gather(gathered, part)
         parts += [each.cpu() for each in gathered]
-    return torch.cat(parts)[: t * tokens]
+    return torch.cat([torch.cat(parts)[: t * tokens], closing.cpu()])
 
 
 def dtype_name(student: Student) -> str:

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from longrl.models.base import Student
 from longrl.models.families import family_class
 from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
@@ -37,22 +38,18 @@ BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole bl
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-def model_options(max_model_len: int, kinds: Sequence[str]) -> dict[str, Any]:
-    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same.
-
-    `kinds` are the media that the family takes.
-    """
+def model_options(max_model_len: int, family: type[Student]) -> dict[str, Any]:
+    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same."""
     return {
         "max_model_len": max_model_len,
         "max_num_batched_tokens": max(STEP_TOKENS, max_model_len),
         "enable_chunked_prefill": False,
         "enable_prefix_caching": True,
         "block_size": BLOCK,
-        "enable_mm_embeds": bool(kinds),
-        "limit_mm_per_prompt": dict.fromkeys(kinds, 0),
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "enforce_eager": not torch.cuda.is_available(),
+        **family.vllm_options(),
     }
 
 
@@ -97,14 +94,14 @@ class Engine:
             from longrl.rollout.transfer import IN_PROCESS
 
             self._llm: Any = LLM(
-                str(folder),
+                str(self.folder / self._family.VLLM_FOLDER),
                 dtype=dtype,
                 seed=seed,
                 max_num_seqs=max_num_seqs,
                 tensor_parallel_size=tensor_parallel,
                 disable_log_stats=True,
                 weight_transfer_config=WeightTransferConfig(backend=IN_PROCESS),
-                **model_options(max_model_len, self._family.KINDS),
+                **model_options(max_model_len, self._family),
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
