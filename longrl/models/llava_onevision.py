@@ -32,9 +32,10 @@ from longrl.models.siglip import SiglipStudent, features, freeze_unused, layers_
 from longrl.video.sample import FramePlan
 
 PUBLISHED = (  # for a tokenizer whose template knows no images; the published one with its line breaks
-    "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for c in m['content'] %}{% if c['type'] != 'text' %}"
-    "<{{ c['type'] }}>{% endif %}{% endfor %}{% for c in m['content'] %}{% if c['type'] == 'text' %}"
-    "{{ '\n' + c['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} "
+    "{% for c in m['content'] %}{% if c['type'] != 'text' %}<{{ c['type'] }}>{% endif %}{% endfor %}"
+    "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ '\n' + c['text'] }}{% endif %}{% endfor %}"
+    "<|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 
 
