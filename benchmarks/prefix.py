@@ -128,7 +128,8 @@ def write_model(folder: Path, layers: int) -> None:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from longrl.models.tiny import processor, tiny_config, train_tokenizer
+    from longrl.models.qwen2_5_vl import Qwen2_5_VL
+    from longrl.models.tiny import train_tokenizer
 
     settings = ModelSettings(
         hidden_size=256,
@@ -140,11 +141,11 @@ def write_model(folder: Path, layers: int) -> None:
         initializer_range=0.02,
     )
     tokenizer = train_tokenizer(["what moves? the red ball moves left"] * 3, 600)
-    config = tiny_config(tokenizer, settings)
+    config = Qwen2_5_VL.tiny_config(tokenizer, settings)
     config.text_config.num_key_value_heads, config.text_config.vocab_size = 2, 2048
     torch.manual_seed(0)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    processor(tokenizer).save_pretrained(folder)
+    Qwen2_5_VL.tiny_processor(tokenizer).save_pretrained(folder)
 
 
 def case(model: Path, prompt: int, response: int) -> tuple[Student, Prompt, Any, list[list[int]]]:

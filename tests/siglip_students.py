@@ -17,14 +17,13 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     PreTrainedTokenizerFast,
     Qwen2Config,
-    Qwen2ForCausalLM,
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
 )
 
 from longrl.models.llava_onevision import PUBLISHED
-from longrl.models.vila_model import Projector, Vila
+from longrl.models.vila_model import Vila, VilaConfig
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<vila/video>", "<video>"]
 TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answer>", "Describe it. - red (A)\n"]
@@ -80,10 +79,9 @@ def build_vila(folder: Path, projector: str = "mlp_downsample_2x2_fix", **config
         "model_type": "llava_llama", "architectures": ["LlavaLlamaModel"], "mm_vision_select_layer": -2,
         "mm_vision_select_feature": "cls_patch", "image_aspect_ratio": "resize", "resume_path": "./vlm", **config,
     }  # fmt: skip
-    width = 32 * (len(told["s2_scales"].split(",")) if told.get("dynamic_s2") else 1)
-    between = Projector(projector, width, 128)
-    stir(between)
-    Vila(told, Qwen2ForCausalLM(Qwen2Config(**text_config(len(words)))), tower, between).save_pretrained(folder)
+    model = Vila(VilaConfig(Qwen2Config(**text_config(len(words))), tower.config, projector, told), tower=tower)
+    stir(model.mm_projector)
+    model.save_pretrained(folder)
     words.save_pretrained(folder / "llm")
     SiglipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder / "vision_tower")
     return folder

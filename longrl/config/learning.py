@@ -33,6 +33,9 @@ class ModelSettings(Settings):
     path: str = Field(
         "", description="Hugging Face folder of a model (docs/models.md tells which families); empty builds a tiny one."
     )
+    family: str = Field(
+        "qwen2_5_vl", description="Tiny model: the family it is built of, by the `model_type` of docs/models.md."
+    )
     hidden_size: int = Field(128, ge=32, description="Tiny model: width of the language model.")
     layers: int = Field(4, ge=1, description="Tiny model: layers of the language model.")
     heads: int = Field(4, ge=1, description="Tiny model: attention heads.")

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
+from longrl.config import ModelSettings
 from longrl.models.chat import ChatFormat
 from longrl.models.families import StudentError
 from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
@@ -39,6 +40,7 @@ CAUSAL = {"full_attention": None, "sliding_attention": None}  # no mask is made;
 class Student(ABC):
     """A model with what is needed to feed it."""
 
+    MODEL: ClassVar[Any]  # its class in transformers
     CHAT: ClassVar[type[ChatFormat]] = ChatFormat
     KINDS: ClassVar[tuple[Kind, ...]] = ()  # what a prompt may show
     AXES: ClassVar[int] = 1  # of positions: 3 for M-RoPE (time, height, width)
@@ -60,9 +62,9 @@ class Student(ABC):
         return student
 
     @classmethod
-    @abstractmethod
     def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
-        """The model of a folder, with `attn_implementation="sdpa"`."""
+        """The model of a folder."""
+        return cls.MODEL.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
 
     @classmethod
     def load_tokenizer(cls, folder: str | Path) -> Any:
@@ -83,6 +85,26 @@ class Student(ABC):
         attention.register()
         make_lean(self.language_model)
         self.model.set_attn_implementation({"text_config": attention.NAME, "vision_config": "sdpa"})
+
+    # A small one, built from nothing (`longrl.models.tiny`).
+
+    TOKENS: ClassVar[tuple[str, ...]] = ()  # special tokens beside those of the Qwen-VL families
+    TEXTS: ClassVar[tuple[str, ...]] = ()  # what its tokenizer learns from beside the corpus
+
+    @classmethod
+    def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
+        """The configuration of a tiny model with this tokenizer."""
+        raise StudentError(f"there is no tiny {cls.__name__}; set model.path or another model.family")
+
+    @classmethod
+    def tiny_processor(cls, tokenizer: Any) -> Any:
+        """What is saved beside the model: its processor, tokenizer included."""
+        return tokenizer
+
+    @classmethod
+    def tiny_start(cls, model: Any, seed: int) -> None:
+        """Change a tiny model's random weights before it is saved, as `longrl.models.tiny` explains."""
+        del model, seed
 
     # Its parts and sizes.
 
@@ -173,10 +195,13 @@ class Student(ABC):
         raise StudentError(f"a {type(self).__name__} takes no images")
 
     def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
-        """The tower's input of a video's frames or of an image, uint8 (T or 1, height, width, 3), RGB, and its grid."""
+        """The tower's input of a video's frames, or of an image as one frame, and its grid.
+
+        `frames`: uint8 (T, height, width, 3), RGB.
+        """
         raise StudentError(f"a {type(self).__name__} takes no pictures")
 
-    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         """Embed several media of one kind in one call of the tower: (tokens, W) each, differentiable."""
         raise StudentError(f"a {type(self).__name__} takes no pictures")
 
@@ -295,7 +320,7 @@ class Student(ABC):
             for name, value in cls.vllm_medium(medium, each.detach()).items():
                 data.setdefault(medium.kind, {}).setdefault(name, []).append(value)
             names.setdefault(medium.kind, []).append(medium_id(medium, each))
-        joined = {kind: {name: torch.cat(rows) for name, rows in fields.items()} for kind, fields in data.items()}
+        joined = {kind: {name: together(rows) for name, rows in fields.items()} for kind, fields in data.items()}
         return request | {"multi_modal_data": joined, "multi_modal_uuids": names}
 
     @classmethod
@@ -331,6 +356,11 @@ class Student(ABC):
     def vllm_weights(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What of a model's `state_dict()` a rollout engine needs: all but the encoders, detached."""
         return {name: value.detach() for name, value in state.items() if not any(part in name for part in cls.ENCODERS)}
+
+
+def together(rows: Sequence[Tensor]) -> Tensor | list[Tensor]:
+    """Tensors of several media as one; as a list where their rows differ in length."""
+    return torch.cat(list(rows)) if len({row.shape[1:] for row in rows}) == 1 else [row[0] for row in rows]
 
 
 def medium_id(medium: Medium, embeds: Tensor) -> str:

@@ -39,26 +39,28 @@ class Family:
     vllm: bool = True  # vLLM has an implementation that takes embeddings
 
 
-_VILA = Family(
+SEEING: tuple[Kind, ...] = ("video", "image")
+TEXT = (("tokenizer.json",),)
+VILA_PARTS = ("llm", "vision_tower", "mm_projector")
+VILA = Family(
     "VILA",
     "longrl.models.vila:VILA",
-    ("video", "image"),
+    SEEING,
     needed=(("llm/tokenizer.json",), ("vision_tower/preprocessor_config.json",), ("mm_projector/config.json",)),
-    weights=("llm", "vision_tower", "mm_projector"),
+    weights=VILA_PARTS,
 )
 
 FAMILIES: dict[str, Family] = {  # by `model_type` of config.json
-    "qwen2_5_vl": Family(
-        "Qwen2.5-VL", "longrl.models.qwen2_5_vl:Qwen2_5_VL", ("video", "image"), ("Qwen2_5_VLProcessor",)
-    ),
-    "llava_llama": _VILA,  # as NVlabs/VILA writes it, whatever the language model
-    "vila": _VILA,  # the same folder with code to go with it
+    "qwen2_5_vl": Family("Qwen2.5-VL", "longrl.models.qwen2_5_vl:Qwen2_5_VL", SEEING, ("Qwen2_5_VLProcessor",)),
+    "qwen2_vl": Family("Qwen2-VL", "longrl.models.qwen2_vl:Qwen2VL", SEEING, ("Qwen2VLProcessor",)),
+    "qwen3_vl": Family("Qwen3-VL", "longrl.models.qwen3_vl:Qwen3VL", SEEING, ("Qwen3VLProcessor",)),
     "llava_onevision": Family(
-        "LLaVA-OneVision",
-        "longrl.models.llava_onevision:LlavaOnevision",
-        ("video", "image"),
-        ("LlavaOnevisionProcessor",),
+        "LLaVA-OneVision", "longrl.models.llava_onevision:LlavaOnevision", SEEING, ("LlavaOnevisionProcessor",)
     ),
+    "vila": VILA,
+    "llava_llama": VILA,  # as NVlabs/VILA names it, whatever the language model
+    "qwen2": Family("Qwen2 or Qwen2.5 (text)", "longrl.models.qwen_text:Qwen2", (), needed=TEXT),
+    "qwen3": Family("Qwen3 (text)", "longrl.models.qwen_text:Qwen3", (), needed=TEXT),
 }
 
 
@@ -84,8 +86,15 @@ def model_type(folder: str | Path, setting: str = "") -> str:
 
 def family_class(folder: str | Path) -> type[Student]:
     """The student class of a folder's family, its module imported now. Raises `StudentError`."""
-    module, _, name = FAMILIES[model_type(folder)].student.partition(":")
-    return getattr(import_module(module), name)
+    return class_of(model_type(folder))
+
+
+def class_of(name: str) -> type[Student]:
+    """The student class of a family, named as in `FAMILIES`. Raises `StudentError`."""
+    if name not in FAMILIES:
+        raise StudentError(f"model.family={name}: there is no such family; there are {', '.join(FAMILIES)}")
+    module, _, student = FAMILIES[name].student.partition(":")
+    return getattr(import_module(module), student)
 
 
 def load(folder: str | Path, dtype: torch.dtype | str = "float32", device: torch.device | str = "cpu") -> Student:

@@ -23,12 +23,29 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import (
+    AutoProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionForConditionalGeneration,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+)
 
+from longrl.config import ModelSettings
 from longrl.models.chat import WORDS, ChatError, ChatFormat
 from longrl.models.mixed import mixed_input
 from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
-from longrl.models.siglip import SiglipStudent, features, freeze_unused, layers_used
+from longrl.models.siglip import (
+    TINY_SIDE,
+    SiglipStudent,
+    features,
+    freeze_unused,
+    layers_used,
+    start_siglip,
+    tiny_tower,
+)
+from longrl.models.tiny import PATCH, start_attention, text_sizes
 from longrl.video.sample import FramePlan
 
 PUBLISHED = (  # for a tokenizer whose template knows no images; the published one with its line breaks
@@ -77,21 +94,47 @@ class LlavaChat(ChatFormat):
 class LlavaOnevision(SiglipStudent):
     """A LLaVA-OneVision as transformers loads it."""
 
+    MODEL = LlavaOnevisionForConditionalGeneration
     CHAT = LlavaChat
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     ENCODERS = ("vision_tower.", "multi_modal_projector.")
 
     @classmethod
-    def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
-        model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa"
-        )
-        return model
-
-    @classmethod
     def load_processor(cls, folder: str | Path) -> Any:
         """The image and the video processor, and how images are tiled."""
         return AutoProcessor.from_pretrained(folder)
+
+    TOKENS: ClassVar = ("<video>", "<image>")
+
+    @classmethod
+    def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
+        return LlavaOnevisionConfig(
+            text_config={"model_type": "qwen2", **text_sizes(tokenizer, settings, axes=1)},
+            vision_config=tiny_tower(settings),
+            vision_feature_layer=-2,
+            image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+            video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+            image_grid_pinpoints=[[TINY_SIDE * rows, TINY_SIDE * columns] for rows in (1, 2) for columns in (1, 2)],
+            tie_word_embeddings=True,
+        )
+
+    @classmethod
+    def tiny_processor(cls, tokenizer: Any) -> Any:
+        size = {"height": TINY_SIDE, "width": TINY_SIDE}
+        pinpoints = [[TINY_SIDE * rows, TINY_SIDE * columns] for rows in (1, 2) for columns in (1, 2)]
+        return LlavaOnevisionProcessor(
+            LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pinpoints),
+            tokenizer,
+            LlavaOnevisionVideoProcessor(size=size, do_sample_frames=False),
+            num_image_tokens=(TINY_SIDE // PATCH) ** 2,
+            vision_feature_select_strategy="full",
+            chat_template=PUBLISHED,
+        )
+
+    @classmethod
+    def tiny_start(cls, model: Any, seed: int) -> None:
+        start_attention(model.model.language_model, seed)
+        start_siglip(model.model.vision_tower, seed + 1)
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
         if processor is not None and processor.chat_template:
@@ -132,25 +175,33 @@ class LlavaOnevision(SiglipStudent):
         return Medium("image", tokens, (1, height, width))
 
     def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
-        """A video's frames scaled, float32 (T, 3, P, P); an image whole and in tiles, (1 + tiles, 3, P, P)."""
+        """A video's frames scaled, float32 (T, 3, P, P); an image whole and in tiles, (1, 1 + tiles, 3, P, P)."""
         if kind == "video":
             return super().patches(frames)
         (image,) = torch.tensor(np.asarray(frames))
         cut = self.processor.image_processor(image.permute(2, 0, 1), return_tensors="pt")
-        return cut["pixel_values"][0], (1, image.shape[0], image.shape[1])
+        return cut["pixel_values"], (1, image.shape[0], image.shape[1])
 
-    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         inner = self.model.model
-        seen = inner.multi_modal_projector(features(self.tower, torch.cat(list(pixels)), self.layers))
-        if kind == "video":
-            pooled = inner.apply_pooling(seen).split([len(x) for x in pixels])
-            return [torch.cat([x.flatten(0, 1), self.closing()]) for x in pooled]
-        tiles = seen.split([len(x) for x in pixels])
-        sizes = torch.tensor([(height, width) for _, height, width in grids])
-        packed, _ = inner.pack_image_features(
-            tiles, sizes, image_newline=inner.image_newline, vision_aspect_ratio=self.model.config.vision_aspect_ratio
+        flat = [x.flatten(0, 1) if x.ndim == 5 else x for x in pixels]
+        seen = inner.multi_modal_projector(features(self.tower, torch.cat(flat), self.layers))
+        return [
+            self._image(each, grid)
+            if x.ndim == 5
+            else torch.cat([inner.apply_pooling(each).flatten(0, 1), self.closing()])
+            for x, each, grid in zip(pixels, seen.split([len(x) for x in flat]), grids, strict=True)
+        ]
+
+    def _image(self, tiles: Tensor, grid: Grid) -> Tensor:
+        """An image's tiles (1 + tiles, S², H) joined, without what was padded, each row with the newline."""
+        packed, _ = self.model.model.pack_image_features(
+            [tiles],
+            torch.tensor([grid[1:]]),
+            image_newline=self.model.model.image_newline,
+            vision_aspect_ratio=self.model.config.vision_aspect_ratio,
         )
-        return packed
+        return packed[0]
 
     def closing(self) -> Tensor:
         return self.model.model.image_newline[None]

@@ -1,35 +1,33 @@
 """Qwen2.5-VL: absolute time on the temporal axis, attention windows in the tower.
 
-Departures from calling the Hugging Face model:
-1. transformers 5.19 resumes text after a video at `start + max(h, w) / 2`, whatever the video's length; the published
-   rule, and vLLM's, is the largest position so far plus one (see `longrl.models.base`).
-2. Attention windows of equal length run as one batch instead of one by one: the same numbers, faster on small frames.
+transformers 5.19 resumes text after a video at `start + max(h, w) / 2`, whatever the video's length; the published
+rule, and vLLM's, is the largest position so far plus one (see `longrl.models.base`).
 """
 
 from __future__ import annotations
 
-import types
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
 
+from longrl.config import ModelSettings
 from longrl.models.prompt import Medium
 from longrl.models.qwen_vl import QwenVL
+from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, media_tokens, text_sizes
 
 
 class Qwen2_5_VL(QwenVL):
     """Video token (i, j, k) is at (floor(i * second_per_grid * tokens_per_second), j, k): report, section 2.1.3."""
 
     MODEL = Qwen2_5_VLForConditionalGeneration
-
-    def prepare(self) -> None:
-        super().prepare()
-        for block in self.tower.blocks:
-            block.attn.forward = types.MethodType(_equal_windows, block.attn)
 
     def moments(self, medium: Medium) -> Tensor:
         seconds = medium.second_per_grid if medium.kind == "video" else 0.0
@@ -40,20 +38,32 @@ class Qwen2_5_VL(QwenVL):
         spacing = {"second_per_grid_ts": torch.tensor([medium.second_per_grid])} if medium.kind == "video" else {}
         return super().vllm_medium(medium, embeds) | spacing
 
+    @classmethod
+    def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
+        """Every block of the tower sees the whole frame."""
+        vision = {
+            "depth": settings.vision_depth,
+            "hidden_size": settings.vision_width,
+            "intermediate_size": 2 * settings.vision_width,
+            "num_heads": 4,
+            "out_hidden_size": settings.hidden_size,
+            "patch_size": PATCH,
+            "spatial_merge_size": MERGE,
+            "temporal_patch_size": 2,
+            "window_size": 8 * PATCH,
+            "fullatt_block_indexes": list(range(settings.vision_depth)),
+            "tokens_per_second": 1,
+            "initializer_range": settings.initializer_range,
+        }
+        return Qwen2_5_VLConfig(
+            text_config=text_sizes(tokenizer, settings), vision_config=vision, **media_tokens(tokenizer)
+        )
 
-def _equal_windows(
-    self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any = None, **kwargs: Any
-) -> Tensor:
-    """Vision attention in which windows of one length are a batch; other cases go to the model's own code."""
-    ends = cu_seqlens.tolist()
-    length = ends[1] - ends[0]
-    if any(b - a != length for a, b in pairwise(ends)):
-        return type(self).forward(self, hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
-    rows = hidden_states.shape[0]
-    query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
-    query, key = modeling_qwen2_5_vl.apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-    query, key, value = (
-        x.view(rows // length, length, self.num_heads, -1).transpose(1, 2) for x in (query, key, value)
-    )
-    out = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
-    return self.proj(out.transpose(1, 2).reshape(rows, -1))
+    @classmethod
+    def tiny_processor(cls, tokenizer: Any) -> Any:
+        return Qwen2_5_VLProcessor(
+            image_processor=Qwen2VLImageProcessor(**PIXELS),
+            tokenizer=tokenizer,
+            video_processor=Qwen2VLVideoProcessor(**PIXELS, cap_pixels_per_frame=False),
+            chat_template=CHAT,
+        )

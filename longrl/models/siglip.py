@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import SiglipVisionConfig
 
+from longrl.config import ModelSettings
 from longrl.models.base import Student
 from longrl.models.prompt import Grid, Kind
+from longrl.models.tiny import PATCH
+
+TINY_SIDE = 4 * PATCH  # pixels along a side of a tiny tower's pictures
 
 
 def layers_used(tower: Any, chosen: int) -> int:
@@ -35,6 +40,34 @@ def freeze_unused(tower: Any, layers: int) -> None:
     for name, parameter in tower.named_parameters():
         if not name.startswith(used):
             parameter.requires_grad_(False)
+
+
+def tiny_tower(settings: ModelSettings) -> SiglipVisionConfig:
+    """A tower of the recipe's sizes, with one layer more than is run: families read it before the last."""
+    return SiglipVisionConfig(
+        hidden_size=settings.vision_width,
+        intermediate_size=2 * settings.vision_width,
+        num_hidden_layers=settings.vision_depth + 1,
+        num_attention_heads=4,
+        image_size=TINY_SIDE,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+
+
+@torch.no_grad()
+def start_siglip(tower: Any, seed: int, branch: float = 0.25) -> None:
+    """What `longrl.models.tiny.start_vision` does to other towers: smooth filters, and blocks that change little."""
+    generator = torch.Generator().manual_seed(seed)
+    filters = tower.embeddings.patch_embedding.weight  # [width, colours, P, P]
+    width, colours, P, _ = filters.shape
+    place = (torch.arange(P) + 0.5) / P
+    waves = torch.stack([torch.ones(P), 2**0.5 * torch.cos(torch.pi * place)]) / P
+    shapes = torch.einsum("bi,cj->bcij", waves, waves).flatten(0, 1)
+    filters.copy_(torch.einsum("wcs,sij->wcij", torch.randn(width, colours, len(shapes), generator=generator), shapes))
+    for layer in tower.encoder.layers:
+        layer.self_attn.out_proj.weight.mul_(branch)
+        layer.mlp.fc2.weight.mul_(branch)
 
 
 class SiglipStudent(Student):

@@ -17,19 +17,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen2Config, SiglipImageProcessor
 
+from longrl.config import ModelSettings
 from longrl.models.chat import ChatFormat
 from longrl.models.families import StudentError
 from longrl.models.mixed import mixed_input
 from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
-from longrl.models.siglip import SiglipStudent
-from longrl.models.vila_model import Vila
+from longrl.models.siglip import TINY_SIDE, SiglipStudent, start_siglip, tiny_tower
+from longrl.models.tiny import start_attention, text_sizes
+from longrl.models.vila_model import Vila, VilaConfig
 from longrl.mrsp import attention
 from longrl.mrsp.lean import make_lean
 from longrl.video.sample import FramePlan
@@ -71,6 +74,7 @@ class VilaChat(ChatFormat):
 class VILA(SiglipStudent):
     """A VILA with a SigLIP tower and a Qwen2, in the published layout (see `longrl.models.vila_model`)."""
 
+    MODEL = Vila
     CHAT = VilaChat
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     VLLM_FOLDER = "llm"
@@ -79,16 +83,12 @@ class VILA(SiglipStudent):
         self._temporal = 1
         super().__init__(model, tokenizer, processor)
         for kind in ("video", "image"):
-            encoder = published_encoder(model.config, kind)
+            encoder = published_encoder(model.config.told, kind)
             self.chat.around[kind] = tuple(
                 tuple(self.chat.encode(encoder.get(name) or "")) for name in ("start_tokens", "end_tokens")
             )
             if kind == "video":
                 self._temporal = encoder["temporal"]
-
-    @classmethod
-    def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
-        return Vila.from_pretrained(folder, dtype)
 
     @classmethod
     def load_tokenizer(cls, folder: str | Path) -> Any:
@@ -106,6 +106,32 @@ class VILA(SiglipStudent):
         attention.register()
         make_lean(self.language_model)
         self.model.llm.set_attn_implementation(attention.NAME)
+
+    TOKENS: ClassVar = ("<vila/video>", "<image>")
+
+    @classmethod
+    def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> VilaConfig:
+        """Frames of 56 x 56 pixels, averaged in pairs: four tokens and a newline for each pair."""
+        told = {
+            "model_type": "vila",
+            "architectures": ["VILAForCausalLM"],
+            "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "cls_patch",
+            "image_aspect_ratio": "resize",
+            "resume_path": "./vlm",  # whatever it says: without it the published code starts from random weights
+            "video_encoder": '{"_target_": "llava.model.encoders.TSPVideoEncoder", "pool_sizes": [[2, 1, 1]]}',
+        }
+        text, vision = Qwen2Config(**text_sizes(tokenizer, settings, axes=1)), tiny_tower(settings)
+        return VilaConfig(text, vision, "mlp_downsample_2x2_fix", told)
+
+    @classmethod
+    def tiny_processor(cls, tokenizer: Any) -> Any:
+        return VilaProcessor(tokenizer, SiglipImageProcessor(size={"height": TINY_SIDE, "width": TINY_SIDE}))
+
+    @classmethod
+    def tiny_start(cls, model: Vila, seed: int) -> None:
+        start_attention(model.llm.model, seed)
+        start_siglip(model.vision_tower, seed + 1)
 
     @property
     def tower(self) -> Any:
@@ -128,10 +154,6 @@ class VILA(SiglipStudent):
         return self._temporal
 
     @property
-    def width(self) -> int:
-        return self.hidden_size
-
-    @property
     def context(self) -> int:
         rope = self.text_config.rope_parameters or {}  # long contexts are published as scaled positions
         factor = rope.get("factor", 1.0) if rope.get("rope_type") == "linear" else 1.0
@@ -146,15 +168,14 @@ class VILA(SiglipStudent):
         self.check_size(height, width)
         return self.chat.image(self.grid(1))
 
-    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid], kind: Kind = "video") -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         """Embed videos or images: one (t * n², H) each."""
         seen = self.model.see(torch.cat(list(pixels))).split([len(x) for x in pixels])
-        temporal = self.temporal if kind == "video" else 1
-        return [x.unflatten(0, (-1, temporal)).mean(1).flatten(0, 1) for x in seen]
+        return [x.unflatten(0, (t, -1)).mean(1).flatten(0, 1) for x, (t, _, _) in zip(seen, grids, strict=True)]
 
     def tower_digest(self) -> str:
         """As everywhere, and over what the top-level configuration says of embeddings."""
-        told = [super().tower_digest(), self.model.layers_used, self.model.scales, self.temporal]
+        told = [super().tower_digest(), self.model.layers_used, self.model.config.scales, self.temporal]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
     def look_up(self, ids: Tensor) -> Tensor:
@@ -171,6 +192,18 @@ class VILA(SiglipStudent):
     @classmethod
     def vllm_weights(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name.removeprefix("llm."): value.detach() for name, value in state.items() if name.startswith("llm.")}
+
+
+@dataclass
+class VilaProcessor:
+    """Tokenizer and image processor, each of which has its own place in the published layout."""
+
+    tokenizer: Any
+    images: Any
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.tokenizer.save_pretrained(Path(folder) / "llm")
+        self.images.save_pretrained(Path(folder) / "vision_tower")
 
 
 def published_encoder(config: Mapping[str, Any], kind: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,36 @@ class Projector(nn.Module):
         return self.layers(x_FSC)
 
 
-class Vila(nn.Module):
-    """The three parts under their published names; `config` is the top-level config.json."""
+@dataclass
+class VilaConfig:
+    """The parts' configurations, and `told`: the rest of the top-level config.json."""
 
-    def __init__(self, config: dict[str, Any], llm: Any, tower: Any, projector: Projector):
+    text: Any  # Qwen2Config
+    vision: Any  # SiglipVisionConfig
+    projector: str  # mm_projector_type
+    told: dict[str, Any]
+
+    def get_text_config(self) -> Any:
+        return self.text
+
+    @property
+    def scales(self) -> int:
+        """Sizes at which `dynamic_s2` looks at a picture; their features stand side by side."""
+        return len(self.told["s2_scales"].split(",")) if self.told.get("dynamic_s2") else 1
+
+
+class Vila(nn.Module):
+    """The three parts under their published names, with random weights unless language model and tower are given."""
+
+    def __init__(self, config: VilaConfig, llm: Any = None, tower: Any = None):
         super().__init__()
         self.config = config
-        self.llm, self.vision_tower, self.mm_projector = llm, tower, projector
-        freeze_unused(tower, self.layers_used)
+        self.llm = Qwen2ForCausalLM(config.text) if llm is None else llm
+        self.vision_tower = SiglipVisionModel(config.vision) if tower is None else tower
+        self.mm_projector = Projector(
+            config.projector, config.vision.hidden_size * config.scales, config.text.hidden_size
+        )
+        freeze_unused(self.vision_tower, self.layers_used)
 
     @property
     def device(self) -> torch.device:
@@ -94,19 +117,20 @@ class Vila(nn.Module):
         return self.llm.dtype
 
     @property
-    def layers_used(self) -> int:
-        """Tower layers that are run: `mm_vision_select_layer` counts hidden states, the input of the first included."""
-        return layers_used(self.vision_tower, self.config.get("mm_vision_select_layer", -2))
+    def generation_config(self) -> Any:
+        return self.llm.generation_config
 
     @property
-    def scales(self) -> int:
-        """Sizes at which `dynamic_s2` looks at a picture; their features stand side by side."""
-        return scales(self.config)
+    def layers_used(self) -> int:
+        """Tower layers that are run: `mm_vision_select_layer` counts hidden states, the input of the first included."""
+        return layers_used(self.vision_tower, self.config.told.get("mm_vision_select_layer", -2))
 
     def see(self, pixels_F3PP: Tensor) -> Tensor:
         """Pictures to embeddings (F, n², H)."""
         x = features(self.vision_tower, pixels_F3PP, self.layers_used)
-        return self.mm_projector(x.repeat(1, 1, self.scales))  # a picture of a single scale stands for all scales
+        return self.mm_projector(
+            x.repeat(1, 1, self.config.scales)
+        )  # a picture of a single scale stands for all scales
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -132,27 +156,23 @@ class Vila(nn.Module):
         self.mm_projector.config.save_pretrained(projector)
         _write(self.mm_projector.state_dict(), projector)
         parts = {f"{part}_cfg": json.loads((folder / part / "config.json").read_text()) for part in PARTS}
-        (folder / "config.json").write_text(json.dumps(self.config | parts, indent=2) + "\n")
+        (folder / "config.json").write_text(json.dumps(self.config.told | parts, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> Vila:
-        """Read a folder of the published layout; raises `StudentError` naming what is not supported or missing."""
-        folder = Path(folder)
-        config = json.loads((folder / "config.json").read_text())
-        check(config, folder)
-        llm = Qwen2ForCausalLM.from_pretrained(folder / "llm", dtype=dtype, attn_implementation="sdpa")
-        tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", dtype=dtype, attn_implementation="sdpa")
-        described = json.loads((folder / "mm_projector" / "config.json").read_text())
-        width = tower.config.hidden_size * scales(config)
-        projector = Projector(described["mm_projector_type"], width, llm.config.hidden_size).to(dtype)
-        projector.load_state_dict(_read(folder / "mm_projector"))
-        told = {name: value for name, value in config.items() if name.removesuffix("_cfg") not in PARTS}
-        return cls(told, llm, tower, projector)
-
-
-def scales(config: dict[str, Any]) -> int:
-    """How many times the tower's width stands in the projector's input."""
-    return len(config["s2_scales"].split(",")) if config.get("dynamic_s2") else 1
+    def from_pretrained(
+        cls, folder: str | Path, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
+    ) -> Vila:
+        """Read a folder of the published layout; raises `StudentError` naming what is not supported."""
+        folder, options = Path(folder), {"dtype": dtype, "attn_implementation": attn_implementation}
+        told = json.loads((folder / "config.json").read_text())
+        told = {name: value for name, value in told.items() if name.removesuffix("_cfg") not in PARTS}
+        check(told, folder)
+        llm = Qwen2ForCausalLM.from_pretrained(folder / "llm", **options)
+        tower = SiglipVisionModel.from_pretrained(folder / "vision_tower", **options)
+        kind = json.loads((folder / "mm_projector" / "config.json").read_text())["mm_projector_type"]
+        model = cls(VilaConfig(llm.config, tower.config, kind, told), llm, tower)
+        model.mm_projector.to(dtype).load_state_dict(_read(folder / "mm_projector"))
+        return model
 
 
 def check(config: dict[str, Any], folder: Path) -> None:

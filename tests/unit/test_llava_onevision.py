@@ -66,7 +66,7 @@ def test_images_in_tiles_give_what_transformers_gives(folder, student, sizes):
     media, embeds = [], []
     for image, size in zip(images, sizes, strict=True):
         pixels, grid = student.patches(image, "image")
-        embeds += student.encode([pixels], [grid], "image")
+        embeds += student.encode([pixels], [grid])
         media.append(student.image(*size))
     prompt = student.chat.prompt("compare", media)
     assert not prompt.misfit(embeds, student.width)

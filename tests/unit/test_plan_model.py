@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from longrl.config import load_config
+from longrl.models.qwen2_5_vl import Qwen2_5_VL
 from longrl.models.shape import from_config, shape_of
-from longrl.models.tiny import tiny_config, train_tokenizer
+from longrl.models.tiny import train_tokenizer
 from longrl.mrsp import costs, prefix
 from longrl.mrsp.attention import Layout
 from longrl.mrsp.costs import layer_bytes
@@ -22,7 +23,7 @@ def test_parameters_are_those_of_a_real_folder(student_folder, loaded_student):
 
 def test_the_tiny_recipe_s_shape_is_that_of_the_model_it_builds():
     settings = load_config("tiny").model
-    config = tiny_config(train_tokenizer(["red walks"], settings.vocabulary), settings)
+    config = Qwen2_5_VL.tiny_config(train_tokenizer(["red walks"], settings.vocabulary), settings)
     built = from_config(config.to_dict())
     assert replace(shape_of(settings), vocabulary=built.vocabulary) == built
 

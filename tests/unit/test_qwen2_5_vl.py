@@ -19,7 +19,7 @@ def noise(frames: int, height: int, width: int, seed: int = 0) -> np.ndarray:
 def test_patches_equal_the_hugging_face_processor(loaded_student, shape):
     frames = noise(*shape)
     ours, grid = loaded_student.patches(frames)
-    theirs = loaded_student.processor(
+    theirs = loaded_student.processor.video_processor(
         videos=[torch.from_numpy(frames).permute(0, 3, 1, 2)], do_sample_frames=False, return_tensors="pt"
     )
     assert grid == tuple(theirs["video_grid_thw"][0].tolist())

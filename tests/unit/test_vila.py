@@ -104,7 +104,7 @@ def test_cached_embeddings_give_what_the_parts_give_by_hand(folder, student, kin
     pixels, grid = student.patches(frames, kind)
     medium = student.video(plan_frames(16.0, 8, SIDE, SIDE)) if kind == "video" else student.image(SIDE, SIDE)
     assert medium.grid == grid
-    (embeds,) = student.encode([pixels], [grid], kind)
+    (embeds,) = student.encode([pixels], [grid])
     prompt = student.chat.prompt("what moves", [medium])
     assert not prompt.misfit([embeds], student.width)
     ids = torch.tensor([prompt.expanded])
