@@ -31,6 +31,7 @@ from torch import Tensor
 
 from longrl.models.base import Student
 from longrl.models.families import family_class
+from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
 
@@ -93,6 +94,9 @@ class Engine:
 
             from longrl.rollout.transfer import IN_PROCESS
 
+            if not gpu:
+                cpu_kernels.register()
+                options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
                 str(self.folder / self._family.VLLM_FOLDER),
                 dtype=dtype,
