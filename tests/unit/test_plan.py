@@ -9,7 +9,9 @@ import pytest
 
 from longrl.cli import main
 from longrl.config import ModelSettings, load_config
-from longrl.models.shape import PUBLISHED, Shape, ShapeError, from_config, shape_of
+from longrl.models.published import PUBLISHED
+from longrl.models.shape import Shape, ShapeError, from_config, shape_of
+from longrl.models.towers import qwen2_5_vl
 from longrl.mrsp.costs import Machine, Work, activation_bytes, all_to_all, host_bytes, layer_bytes, memory, seconds
 from longrl.mrsp.degree import DegreeError, check_degree, legal_degrees
 from longrl.mrsp.plan import LIGHTER, USABLE, PlanError, choose, laid_out, work_of
@@ -22,10 +24,19 @@ SMALL = Shape(
     feed_forward=16,
     vocabulary=10,
     tied=True,
-    depth=2,
-    width=4,
-    tower_feed_forward=6,
-    full_blocks=1,
+    tower=qwen2_5_vl(
+        {
+            "depth": 2,
+            "hidden_size": 4,
+            "intermediate_size": 6,
+            "out_hidden_size": 8,
+            "fullatt_block_indexes": [1],
+            "window_size": 112,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+        }
+    ),
 )
 THREE, SEVEN = (from_config(PUBLISHED[f"Qwen2.5-VL-{size}-Instruct"]) for size in ("3B", "7B"))
 
@@ -33,6 +44,27 @@ THREE, SEVEN = (from_config(PUBLISHED[f"Qwen2.5-VL-{size}-Instruct"]) for size i
 def test_parameters_are_the_published_ones():
     assert (THREE.parameters, SEVEN.parameters) == (3_754_622_976, 8_292_166_656)
     assert (THREE.text_parameters, SEVEN.text_parameters) == (3_085_938_688, 7_615_616_512)  # Qwen2.5's own
+
+
+def test_so_are_those_of_qwen3():
+    """What transformers builds from these configurations, counted parameter by parameter."""
+    four, eight = (from_config(PUBLISHED[f"Qwen3-VL-{size}-Instruct"]) for size in ("4B", "8B"))
+    assert (four.tower_parameters, four.parameters) == (415_347_712, 4_437_815_808)
+    assert (eight.tower_parameters, eight.parameters) == (576_388_336, 8_767_123_696)
+    text = from_config(PUBLISHED["Qwen3-4B"])
+    assert (text.parameters, text.tower_parameters, text.video_tokens(64, 224, 448)) == (four.text_parameters, 0, 0)
+
+
+def test_deepstack_is_cached_and_times_are_text():
+    eight = from_config(PUBLISHED["Qwen3-VL-8B-Instruct"])
+    assert eight.embedding_width == 4 * 4096
+    assert eight.video_tokens(64, 224, 448) == 32 * 7 * 14
+    assert (eight.stamps(64), SEVEN.stamps(64)) == (320, 0)
+
+
+def test_an_unknown_family_is_named():
+    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_5_vl, "):
+        from_config(PUBLISHED["Qwen2.5-VL-3B-Instruct"] | {"model_type": "other"})
 
 
 def test_a_published_name_needs_no_folder_and_another_one_does():
@@ -169,6 +201,29 @@ def test_few_prompts_share_the_gpus_only_where_that_saves_time():
     slow = Machine(gpus=8, gib=1000, link_gbs=100)
     assert choose(THREE, step(prompts=1), slow).work.degree == 8
     assert choose(SMALL, step(prompt=100, response=10, prompts=1), slow).work.degree == 1
+
+
+def test_lora_has_few_gradients_and_no_reference():
+    # Each layer: query and output (8 + 8), key and value (8 + 4), gate, up, down (8 + 16): 128 x rank 3.
+    names = tuple(SMALL.linear_layers)
+    assert SMALL.lora_parameters(3, names) == 2 * 3 * 128
+    assert SMALL.lora_parameters(3, ("q_proj",)) == 2 * 3 * 16
+    lora = step(lora_rank=16, lora_targets=names, reference=True)
+    whole, small = memory(SEVEN, step(reference=True)), memory(SEVEN, lora)
+    adapters = SEVEN.lora_parameters(16, names)
+    assert (small["gradients"], small["optimizer"], small["reference"]) == (2 * adapters, 12 * adapters, 0)
+    assert small["weights"] == whole["weights"] + 2 * adapters
+    assert whole["reference"] == SEVEN.parameters * 2
+    assert small["rollout weights"] == whole["rollout weights"]
+    assert host_bytes(SEVEN, replace(lora, offload="optimizer"), gpus=1) == 12 * adapters
+
+
+def test_frozen_matrices_take_two_passes_instead_of_three():
+    machine = Machine(gpus=1, tflops=1e-6)
+    work = Work(prompt=4, video=2, response=3, group=2, prompts=1, lora_rank=3, lora_targets=("q_proj",))
+    adapters = 2 * (3 + 2 * 4) * 2 * 3 * 16
+    taken = seconds(SMALL, work, machine)["forward and backward"]
+    assert taken == pytest.approx(((2 * 24_000 + 3 * adapters) / 0.7 + 3.5 * 2_368 / 0.5) / 1e6)
 
 
 def test_what_does_not_fit_says_what_would():
