@@ -15,10 +15,12 @@ from torch import Tensor
 
 from longrl.config import ModelSettings
 from longrl.models.base import Student
-from longrl.models.families import class_of
+from longrl.models.families import FAMILIES, class_of
 from longrl.models.prompt import Medium, Prompt
 from longrl.models.tiny import SPECIAL, train_tokenizer
 
+# Those whose pictures may have any size; the others are in test_vila and test_llava_onevision.
+ANY_SIZE = {name: entry for name, entry in FAMILIES.items() if name.startswith("qwen")}
 TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answer>", "Describe the video. - red (A)"]
 SIZES = ModelSettings(
     hidden_size=128, layers=3, heads=4, feed_forward=256, vision_width=32, vision_depth=3, initializer_range=0.1

@@ -153,13 +153,10 @@ class LlavaOnevision(SiglipStudent):
 
     def group(self, name: str) -> list[nn.Module]:
         inner = self.model.model
-        parts = {"tower": [inner.vision_tower], "projector": [inner.multi_modal_projector]}
+        newline = nn.Module()
+        newline.weight = inner.image_newline
+        parts = {"tower": [inner.vision_tower], "projector": [inner.multi_modal_projector, newline]}
         return parts.get(name, [inner.language_model, self.model.get_output_embeddings()])
-
-    def freeze(self, *names: str) -> None:
-        super().freeze(*names)
-        if "projector" in names:
-            self.model.model.image_newline.requires_grad_(False)
 
     def colours(self) -> Any:
         return self.processor.video_processor

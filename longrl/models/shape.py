@@ -17,7 +17,6 @@ from longrl.errors import LongrlError
 from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
-
 KNOWN = (*TOWERS, "qwen2", "qwen3")  # families, by model_type
 
 
@@ -113,13 +112,13 @@ class Shape:
         """Patches of a video of this many frames and pixels, and those of one temporal patch; none without a tower."""
         if self.tower is None:
             return 0, 0
-        side = self.tower.patch * self.tower.merge  # of a token
-        spatial = (height // side) * (width // side) * self.tower.merge**2
-        return -(-frames // self.tower.temporal) * spatial, spatial
+        spatial = self.tower.spatial(height, width)
+        pictures = self.tower.temporal if self.tower.single else 1
+        return -(-frames // self.tower.temporal) * pictures * spatial, spatial
 
     def video_tokens(self, frames: int, height: int, width: int) -> int:
         """Tokens that the language model sees of a video."""
-        return self.patches(frames, height, width)[0] // self.tower.merge**2 if self.tower else 0
+        return -(-frames // self.tower.temporal) * self.tower.tokens(height, width) if self.tower else 0
 
     def stamps(self, frames: int) -> int:
         """Tokens of text that a prompt spends on the times of a video of so many frames."""
@@ -168,19 +167,7 @@ def shape_of(model: ModelSettings) -> Shape:
             feed_forward=model.feed_forward,
             vocabulary=-(-model.vocabulary // 64) * 64,
             tied=True,
-            tower=TOWERS["qwen2_5_vl"](
-                {
-                    "depth": model.vision_depth,
-                    "hidden_size": model.vision_width,
-                    "intermediate_size": 2 * model.vision_width,
-                    "out_hidden_size": model.hidden_size,
-                    "fullatt_block_indexes": range(model.vision_depth),
-                    "window_size": 112,
-                    "patch_size": 14,
-                    "spatial_merge_size": 2,
-                    "temporal_patch_size": 2,
-                }
-            ),
+            tower=tiny_tower(model),
         )
     path = Path(model.path).expanduser()
     if (path / "config.json").is_file():
@@ -193,6 +180,41 @@ def shape_of(model: ModelSettings) -> Shape:
     )
 
 
+def tiny_tower(model: ModelSettings) -> Tower:
+    """The tower of the tiny model of a family; others than those below are reckoned as a Qwen2.5-VL."""
+    config = {
+        "depth": model.vision_depth,
+        "hidden_size": model.vision_width,
+        "intermediate_size": 2 * model.vision_width,
+        "out_hidden_size": model.hidden_size,
+        "patch_size": 14,
+    }
+    if TOWERS.get(model.family) in (TOWERS["vila"], TOWERS["llava_onevision"]):
+        config |= {"num_hidden_layers": model.vision_depth + 1, "image_size": 56, "vision_use_head": False}
+        joined = {"layers": model.vision_depth, "projector": "mlp_downsample_2x2_fix", "scales": 1, "temporal": 2}
+        return TOWERS[model.family](config | joined)
+    seen = {"fullatt_block_indexes": range(model.vision_depth), "window_size": 112}
+    return TOWERS["qwen2_5_vl"](config | seen | {"spatial_merge_size": 2, "temporal_patch_size": 2})
+
+
+def joined_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of the families with a SigLIP tower, as `towers` and `from_config` read it."""
+    text = config.get("text_config") or config["llm_cfg"]
+    vision = config.get("vision_config") or config["vision_tower_cfg"]
+    chosen = config.get("mm_vision_select_layer", -2) if "llm_cfg" in config else config.get("vision_feature_layer", -1)
+    video = config.get("video_encoder") or "{}"
+    pools = (json.loads(video) if isinstance(video, str) else video).get("pool_sizes", [[1, 1, 1]])
+    joined = {
+        "layers": chosen if chosen >= 0 else vision["num_hidden_layers"] + 1 + chosen,
+        "projector": (config.get("mm_projector_cfg") or {}).get("mm_projector_type", ""),
+        "scales": len(config["s2_scales"].split(",")) if config.get("dynamic_s2") else 1,
+        "temporal": pools[0][0],
+        "out_hidden_size": text["hidden_size"],
+    }
+    tied = {"tie_word_embeddings": text.get("tie_word_embeddings", False)}
+    return config | {"text_config": text, "vision_config": vision | joined} | tied
+
+
 def from_config(config: dict[str, Any]) -> Shape:
     """The shape that a Hugging Face configuration describes; some keep the text's sizes at the top level.
 
@@ -201,6 +223,8 @@ def from_config(config: dict[str, Any]) -> Shape:
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
+    if TOWERS.get(kind) in (TOWERS["vila"], TOWERS["llava_onevision"]):
+        config = joined_parts(config)
     text, third = config.get("text_config") or config, kind.startswith("qwen3")
     return Shape(
         layers=text["num_hidden_layers"],

@@ -132,6 +132,10 @@ class VILA(SiglipStudent):
     def tiny_start(cls, model: Vila, seed: int) -> None:
         start_attention(model.llm.model, seed)
         start_siglip(model.vision_tower, seed + 1)
+        random = torch.Generator().manual_seed(seed + 2)
+        for layer in model.mm_projector.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=model.config.text.initializer_range, generator=random)
 
     @property
     def tower(self) -> Any:

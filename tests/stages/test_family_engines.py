@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from longrl.models import families
-from longrl.models.families import FAMILIES
 from longrl.rollout.request import Request
 from longrl.rollout.vllm import Engine
-from tests.families import build, look, noise
+from tests.families import ANY_SIZE, build, look, noise
 from tests.rollouts import agreement
 
 SHOWN = {
@@ -23,7 +22,7 @@ TOLERANCE = 1e-3  # nats, float32; the gate's is 0.05
 
 
 @pytest.mark.slow  # an engine each, 20 s
-@pytest.mark.parametrize("family", [name for name, entry in FAMILIES.items() if entry.vllm])
+@pytest.mark.parametrize("family", [name for name, entry in ANY_SIZE.items() if entry.vllm])
 def test_the_engine_agrees_with_the_trainer(family, tmp_path):
     student = families.load(build(tmp_path / "start", family))
     with torch.no_grad():
