@@ -194,6 +194,10 @@ class Student(ABC):
         """An image of so many pixels. Raises `StudentError` when the family takes none."""
         raise StudentError(f"a {type(self).__name__} takes no images")
 
+    def medium(self, kind: Kind, plan: FramePlan) -> Medium:
+        """A medium of any kind seen by this plan: a video, or an image as a plan of one frame."""
+        return self.video(plan) if kind == "video" else self.image(plan.height, plan.width)
+
     def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
         """The tower's input of a video's frames, or of an image as one frame, and its grid.
 
@@ -324,6 +328,11 @@ class Student(ABC):
         return request | {"multi_modal_data": joined, "multi_modal_uuids": names}
 
     @classmethod
+    def vllm_items(cls, slot: Slot, medium: Medium, embeds: Tensor) -> list[tuple[Medium, Tensor, int, int]]:
+        """A medium of a slot as items of which every token is an embedding: what, embeddings, place in slot, length."""
+        return [(medium, embeds, 0, len(slot.expanded))]
+
+    @classmethod
     def vllm_features(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any] | None:
         """The media of an expanded prompt as vLLM's `MultiModalFeatures`: names, places, tensors in base64."""
         from transformers import BatchFeature
@@ -332,24 +341,22 @@ class Student(ABC):
 
         if not prompt.media:
             return None
-        places = {id(slot): start for slot, start in zip(prompt.slots, prompt.starts(), strict=True)}
         found: dict[str, dict[str, list[Any]]] = {"mm_hashes": {}, "mm_placeholders": {}, "kwargs_data": {}}
         given = iter(embeds)
-        for slot in prompt.slots:
-            for medium in slot.media:
-                each = next(given).detach().cpu()
-                tensors = cls.vllm_medium(medium, each)
-                flat = MultiModalFieldConfig.flat_from_sizes(medium.kind, torch.tensor([medium.tokens]))
-                single = MultiModalFieldConfig.batched(medium.kind, keep_on_cpu=True)
-                fields = {name: flat if name.endswith("_embeds") else single for name in tensors}
-                item = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields)[medium.kind][0]
-                place = {"offset": places[id(slot)], "length": len(slot.expanded)}
-                for name, value in (
-                    ("mm_hashes", medium_id(medium, each)),
-                    ("mm_placeholders", place),
-                    ("kwargs_data", encode_mm_kwargs_item(item)),
-                ):
-                    found[name].setdefault(medium.kind, []).append(value)
+        for slot, start in zip(prompt.slots, prompt.starts(), strict=True):
+            for whole in slot.media:
+                for medium, each, offset, length in cls.vllm_items(slot, whole, next(given).detach().cpu()):
+                    tensors = cls.vllm_medium(medium, each)
+                    flat = MultiModalFieldConfig.flat_from_sizes(medium.kind, torch.tensor([medium.tokens]))
+                    single = MultiModalFieldConfig.batched(medium.kind, keep_on_cpu=True)
+                    fields = {name: flat if name.endswith("_embeds") else single for name in tensors}
+                    item = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields)[medium.kind][0]
+                    for name, value in (
+                        ("mm_hashes", medium_id(medium, each)),
+                        ("mm_placeholders", {"offset": start + offset, "length": length}),
+                        ("kwargs_data", encode_mm_kwargs_item(item)),
+                    ):
+                        found[name].setdefault(medium.kind, []).append(value)
         return found
 
     @classmethod

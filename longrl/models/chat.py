@@ -83,7 +83,7 @@ class ChatFormat:
     """
 
     PADS: ClassVar[dict[str, str]] = {"video": "<|video_pad|>", "image": "<|image_pad|>"}  # of one embedding, by kind
-    MARKS = ("<|vision_start|>", "<|vision_end|>")  # around a medium
+    MARKS: ClassVar[tuple[str, ...]] = ("<|vision_start|>", "<|vision_end|>")  # around a medium
     END = TURN_END  # ends a turn
     TEMPLATE = PLAIN  # taken where the tokenizer has none
 

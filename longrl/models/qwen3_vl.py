@@ -103,6 +103,17 @@ class Qwen3VL(QwenVL):
         return super().vllm_medium(medium, embeds) | times
 
     @classmethod
+    def vllm_items(cls, slot: Slot, medium: Medium, embeds: Tensor) -> list[tuple[Medium, Tensor, int, int]]:
+        """A server takes no placeholders with gaps: a video's temporal patches go as images, which are placed alike."""
+        if medium.kind != "video":
+            return super().vllm_items(slot, medium, embeds)
+        t, h, w = medium.grid
+        count = medium.tokens // t
+        starts = [at for at, token in enumerate(slot.expanded) if token == slot.pads[0]][::count]
+        still = Medium("image", count, (1, h, w))
+        return [(still, part, at, count) for part, at in zip(embeds.split(count), starts, strict=True)]
+
+    @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
         """Its queries and keys have biases, which published ones have not: the mimetic start needs them."""
         vision = {

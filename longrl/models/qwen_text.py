@@ -19,13 +19,13 @@ class TextChat(ChatFormat):
     """Qwen's chat without media."""
 
     PADS: ClassVar[dict[str, str]] = {}
-    MARKS = ()
+    MARKS: ClassVar[tuple[str, ...]] = ()
 
 
 class Qwen2(Student):
     """Qwen2 and Qwen2.5."""
 
-    MODEL = Qwen2ForCausalLM
+    MODEL: ClassVar[Any] = Qwen2ForCausalLM
     CHAT = TextChat
 
     def prepare(self) -> None:
@@ -57,5 +57,5 @@ class Qwen3(Qwen2):
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
         """Its queries and keys have biases, which published ones have not: the mimetic start needs them."""
-        head = {"head_dim": settings.hidden_size // settings.heads}
-        return Qwen3Config(**text_sizes(tokenizer, settings, axes=1), **head, attention_bias=True)
+        sizes = text_sizes(tokenizer, settings, axes=1) | {"head_dim": settings.hidden_size // settings.heads}
+        return Qwen3Config(**sizes, attention_bias=True)

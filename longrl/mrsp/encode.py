@@ -26,11 +26,12 @@ from longrl.models.prompt import Grid, Medium
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
+from longrl.video.views import View
 
 PATCHES = 16_384  # patches in one call of the tower: bounds its memory
 TOGETHER = 16  # short videos that a rank encodes between two reports
 
-Film = tuple[str, str | Path, FramePlan]  # video id, path, plan
+Film = View | tuple[str, str | Path, FramePlan]  # of a video, the kind may be left out
 
 
 def is_long(student: Student, grid: Grid) -> bool:
@@ -47,7 +48,7 @@ def encode_videos(
     failures: dict[str, str] | None = None,
     tower: str | None = None,
 ) -> dict[tuple[str, str], VideoEmbeds]:
-    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan), on this rank alone.
+    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan[, kind]), on this rank alone.
 
     What is not in the cache is decoded, encoded with the tower as it is now (`tower` is its digest, if known) and
     stored. A video that cannot be decoded raises `DecodeError`; with `failures` given, its id and reason are put there
@@ -69,7 +70,7 @@ def encode_videos(
             keep(key, embeds, grid)
         batch.clear()
 
-    for video_id, path, plan in dict.fromkeys(wanted):
+    for video_id, path, plan, kind in dict.fromkeys(View(*film) for film in wanted):
         key = EmbeddingKey(video_id, plan.digest, tower, dtype)
         if video := cache.get(key):
             found[video_id, plan.digest] = video
@@ -81,11 +82,10 @@ def encode_videos(
                 raise
             failures[video_id] = str(error)
             continue
-        medium = student.video(plan)
-        if is_long(student, medium.grid):
+        if kind == "video" and is_long(student, (medium := student.video(plan)).grid):
             keep(key, encode_long(student, pictures, medium), medium.grid)
             continue
-        pixels, grid = student.patches(pictures)
+        pixels, grid = student.patches(pictures, kind)
         if sum(other[0] * student.patches_a_step(other) for other in (grid, *(g for _, _, g in batch))) > PATCHES:
             flush()
         batch.append((key, pixels, grid))
@@ -108,16 +108,16 @@ def encode_together(
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tower, dtype = student.tower_digest(), dtype_name(student)
-    films = list(dict.fromkeys(wanted))
-    short = [film for film in films if not is_long(student, student.video(film[2]).grid)][rank::ranks]
-    long = [film for film in films if is_long(student, student.video(film[2]).grid)]
+    films = list(dict.fromkeys(View(*film) for film in wanted))
+    long = [film for film in films if film.kind == "video" and is_long(student, student.video(film.plan).grid)]
+    short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
         report(start)
         encode_videos(student, cache, frames, short[start : start + TOGETHER], failures, tower)
     missing: list[int] = []  # of the long videos that this rank looks after
     for number in range(rank, len(long), ranks):
-        video_id, path, plan = long[number]
+        video_id, path, plan, _ = long[number]
         if cache.get(EmbeddingKey(video_id, plan.digest, tower, dtype)):
             continue
         try:
@@ -129,7 +129,7 @@ def encode_together(
     dist.all_gather_object(everyone, (failures, missing))
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
-        video_id, path, plan = long[number]
+        video_id, path, plan, _ = long[number]
         medium = student.video(plan)
         embeds = encode_long(student, frames.get(video_id, path, plan), medium, rank, ranks)
         if number in missing:

@@ -15,9 +15,9 @@ from torch import Tensor
 from longrl.models.base import Student
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.encode import encode_together, encode_videos
-from longrl.training.examples import View
 from longrl.training.rank import Messages
 from longrl.video.decode import DecodeError, FrameCache
+from longrl.video.views import View
 
 
 class Films:
@@ -33,9 +33,9 @@ class Films:
 
         To be called before an engine shards the tower's weights. Nothing is done when they don't fit into the cache.
         """
-        films = list(dict.fromkeys((view.video_id, view.path, view.plan) for view in views))
+        films = list(dict.fromkeys(views))
         width = self.student.width * self.student.dtype.itemsize
-        size = sum(self.student.video(plan).tokens * width for _, _, plan in films)
+        size = sum(self.student.medium(film.kind, film.plan).tokens * width for film in films)
         if cache.limit is not None and size > cache.limit:
             if dist.get_rank() == 0:
                 messages.warn(
@@ -45,18 +45,17 @@ class Films:
             return
         self.cache, self._tower = cache, self.student.tower_digest()
         if dist.get_rank() == 0:
-            messages.progress(0, f"encoding {len(films)} views of videos")
+            messages.progress(0, f"encoding {len(films)} views of videos and images")
         encode_together(self.student, cache, self.frames, films)
         cache.hits = 0
 
     def embeds(self, views: Sequence[View]) -> list[Tensor]:
         """One (tokens, W) a view, all in one call of the tower where it is needed."""
         if self.cache is None:
-            cut = [self.student.patches(self.frames.get(v.video_id, v.path, v.plan)) for v in views]
+            cut = [self.student.patches(self.frames.get(v.video_id, v.path, v.plan), v.kind) for v in views]
             with torch.set_grad_enabled(self.student.trains_encoders):
                 return self.student.encode([pixels for pixels, _ in cut], [grid for _, grid in cut])
-        films = [(view.video_id, view.path, view.plan) for view in views]
-        found = encode_videos(self.student, self.cache, self.frames, films, tower=self._tower)
+        found = encode_videos(self.student, self.cache, self.frames, views, tower=self._tower)
         return [found[view.video_id, view.plan.digest].embeds.to(self.student.device) for view in views]
 
 
