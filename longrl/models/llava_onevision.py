@@ -34,7 +34,6 @@ from transformers import (
 
 from longrl.config import ModelSettings
 from longrl.models.chat import WORDS, ChatError, ChatFormat
-from longrl.models.mixed import mixed_input
 from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
 from longrl.models.siglip import (
     TINY_SIDE,
@@ -215,7 +214,3 @@ class LlavaOnevision(SiglipStudent):
     @classmethod
     def vllm_options(cls) -> dict[str, Any]:
         return super().vllm_options() | {"enable_mm_embeds": False, "enable_prompt_embeds": True}
-
-    @classmethod
-    def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
-        return mixed_input(prompt, embeds)

@@ -5,6 +5,7 @@ Shapes: T frames, P pixels along a side, S = P / patch patches along a side, C t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from transformers import SiglipVisionConfig
 
 from longrl.config import ModelSettings
 from longrl.models.base import Student
-from longrl.models.prompt import Grid, Kind
+from longrl.models.families import StudentError
+from longrl.models.mixed import mixed_input
+from longrl.models.prompt import Grid, Kind, Prompt
 from longrl.models.tiny import PATCH
 
 TINY_SIDE = 4 * PATCH  # pixels along a side of a tiny tower's pictures
@@ -111,6 +114,19 @@ class SiglipStudent(Student):
         p = self.colours()
         x = (x.to(torch.float32) * p.rescale_factor - torch.tensor(p.image_mean)) / torch.tensor(p.image_std)
         return x.permute(0, 3, 1, 2).contiguous(), self.grid(len(x) // temporal)
+
+    @classmethod
+    def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
+        return mixed_input(prompt, embeds)
+
+    @classmethod
+    def vllm_features(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any] | None:
+        if not prompt.media:
+            return None
+        raise StudentError(
+            f"vLLM's server takes no embeddings of a {cls.__name__}; leave rl.rollout.servers empty, then rollouts run "
+            "in the trainer's processes"
+        )
 
     def check_size(self, height: int, width: int) -> None:
         """Raise `ValueError` unless the tower sees pictures of this size."""

@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoTokenizer, Qwen2Config, SiglipImageProcessor
 
 from longrl.config import ModelSettings
 from longrl.models.chat import ChatFormat
 from longrl.models.families import StudentError
-from longrl.models.mixed import mixed_input
-from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
+from longrl.models.prompt import Grid, Kind, Medium, Slot
 from longrl.models.siglip import TINY_SIDE, SiglipStudent, start_siglip, tiny_tower
 from longrl.models.tiny import start_attention, text_sizes
 from longrl.models.vila_model import Vila, VilaConfig
@@ -169,8 +170,14 @@ class VILA(SiglipStudent):
         return self.chat.video(grid, plan.second_per_grid)
 
     def image(self, height: int, width: int) -> Medium:
-        self.check_size(height, width)
         return self.chat.image(self.grid(1))
+
+    def patches(self, frames: np.ndarray | Tensor, kind: Kind = "video") -> tuple[Tensor, Grid]:
+        """As every SigLIP tower's; an image of another size is squeezed to its own (`image_aspect_ratio: resize`)."""
+        if kind == "image" and frames.shape[1:3] != (self.side, self.side):
+            picture = Image.fromarray(np.asarray(frames[0])).resize((self.side, self.side), Image.Resampling.BICUBIC)
+            frames = np.asarray(picture)[None]
+        return super().patches(frames, kind)
 
     def encode(self, pixels: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         """Embed videos or images: one (t * n², H) each."""
@@ -188,10 +195,6 @@ class VILA(SiglipStudent):
     @classmethod
     def vllm_options(cls) -> dict[str, Any]:
         return {"enable_prompt_embeds": True}
-
-    @classmethod
-    def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
-        return mixed_input(prompt, embeds)
 
     @classmethod
     def vllm_weights(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
@@ -128,6 +129,15 @@ def test_patches_equal_the_siglip_processor(student):
     frames = noise(4)
     theirs = student.processor(images=list(frames), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(student.patches(frames)[0], theirs, atol=1e-6, rtol=0)
+
+
+def test_an_image_of_another_size_is_squeezed_as_published(student):
+    picture = np.random.default_rng(0).integers(0, 255, (1, 90, 200, 3), dtype=np.uint8)
+    pixels, grid = student.patches(picture, "image")
+    squeezed = Image.fromarray(picture[0]).resize((SIDE, SIDE))  # NVlabs/VILA, mm_utils.process_image
+    theirs = student.processor(images=squeezed, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(pixels, theirs, atol=1e-6, rtol=0)
+    assert student.image(90, 200).grid == grid
 
 
 def test_pictures_of_another_size_are_refused(student):
