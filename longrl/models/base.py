@@ -34,6 +34,7 @@ from longrl.mrsp import attention
 from longrl.mrsp.lean import make_lean
 from longrl.video.sample import FramePlan
 
+MOST = 4096  # media of a prompt, where vLLM must know a number
 CAUSAL = {"full_attention": None, "sliding_attention": None}  # no mask is made; attention is causal by itself
 
 
@@ -44,6 +45,7 @@ class Student(ABC):
     CHAT: ClassVar[type[ChatFormat]] = ChatFormat
     KINDS: ClassVar[tuple[Kind, ...]] = ()  # what a prompt may show
     AXES: ClassVar[int] = 1  # of positions: 3 for M-RoPE (time, height, width)
+    VLLM_TOWER: ClassVar[bool] = False  # vLLM takes embeddings only where it has built the tower, too
     ENCODERS: ClassVar[tuple[str, ...]] = ()  # parts of weight names that a rollout engine does without
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
@@ -304,8 +306,10 @@ class Student(ABC):
 
     @classmethod
     def vllm_options(cls) -> dict[str, Any]:
-        """vLLM's arguments for media that come as embeddings: towers aren't even built."""
-        return {"enable_mm_embeds": bool(cls.KINDS), "limit_mm_per_prompt": dict.fromkeys(cls.KINDS, 0)}
+        """vLLM's arguments for media that come as embeddings; a tower is built only where vLLM can't do without."""
+        limits = dict.fromkeys(cls.KINDS, MOST if cls.VLLM_TOWER else 0)
+        options = {"enable_mm_embeds": bool(cls.KINDS), "limit_mm_per_prompt": limits}
+        return options | ({"skip_mm_profiling": True} if cls.VLLM_TOWER else {})
 
     @classmethod
     def vllm_medium(cls, medium: Medium, embeds: Tensor) -> dict[str, Tensor]:

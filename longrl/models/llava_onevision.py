@@ -14,7 +14,6 @@ Shapes: T frames, P pixels along a side, S patches along a side, H hidden.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +83,11 @@ class LlavaChat(ChatFormat):
         (medium,) = media
         pad = self.pads[medium.kind]
         return (), Slot(media, (pad,), (pad,), (pad,) * medium.tokens), ()
+
+    def _tokens(self, grid: Sequence[int]) -> int:
+        """Embeddings of a video: frames at half their side, and the newline."""
+        t, h, w = (int(n) for n in grid)
+        return t * -(-h // 2) * -(-w // 2) + 1
 
     def prompt(self, text: str, media: Sequence[Medium | tuple[Medium, ...]] = ()) -> Prompt:
         prompt = super().prompt(text, media)
@@ -162,8 +166,7 @@ class LlavaOnevision(SiglipStudent):
 
     def video(self, plan: FramePlan) -> Medium:
         self.check_size(plan.height, plan.width)
-        grid = self.grid(len(plan.times))
-        return Medium("video", grid[0] * math.ceil(grid[1] / 2) ** 2 + 1, grid, plan.second_per_grid)
+        return self.chat.video(self.grid(len(plan.times)), plan.second_per_grid)
 
     def image(self, height: int, width: int) -> Medium:
         """An image of any size; its grid counts pixels, from which follows how it is tiled."""

@@ -22,8 +22,7 @@ from longrl.rollout.vllm import model_options
 def arguments(folder: str, max_model_len: int, family: type[Student], rest: list[str]) -> list[str]:
     """The command line of vLLM's server for a model of this family.
 
-    >>> from longrl.models.qwen2_5_vl import Qwen2_5_VL
-    >>> words = arguments("folder", 4096, Qwen2_5_VL, ["--port", "8000"])
+    >>> words = arguments("folder", 4096, Student, ["--port", "8000"])
     >>> words[:5], words[-2:]
     (['--model', 'folder', '--host', '127.0.0.1', '--enable-scale-out'], ['--port', '8000'])
     """
