@@ -30,6 +30,7 @@ from longrl.models.siglip import features, freeze_unused, layers_used
 
 PARTS = ("llm", "vision_tower", "mm_projector")
 DOWNSAMPLING = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
+KNOWN = {"mm_vision_select_feature": "cls_patch", "s2": False, "ps3": False, "mm_use_im_start_end": False}
 TOWER_PREFIX = "vision_model."  # of published weight names; transformers 5 reads both forms and writes the bare one
 
 
@@ -177,14 +178,16 @@ class Vila(nn.Module):
 
 def check(config: dict[str, Any], folder: Path) -> None:
     """Raise `StudentError` for a VILA of another kind than this module computes."""
+    if missing := [f"{part}/config.json" for part in PARTS if not (folder / part / "config.json").is_file()]:
+        raise StudentError(f"{folder} is no whole VILA: {', '.join(missing)} missing; download the whole folder")
     kinds = {part: json.loads((folder / part / "config.json").read_text()).get("model_type") for part in PARTS[:2]}
     if kinds != {"llm": "qwen2", "vision_tower": "siglip_vision_model"}:
         raise StudentError(
             f"{folder} joins {kinds}; known are those of the VILA series with a Qwen2 and a SigLIP tower"
         )
-    for name, right in {"mm_vision_select_feature": ("cls_patch",), "s2": (False, None), "ps3": (False, None)}.items():
-        if (found := config.get(name, right[0])) not in right:
-            raise StudentError(f"{folder}/config.json has {name}={found!r}; known is {right[0]!r}")
+    for name, right in KNOWN.items():
+        if (found := config.get(name, right) or right) != right:
+            raise StudentError(f"{folder}/config.json has {name}={found!r}; known is {right!r}")
 
 
 def _write(state: dict[str, Tensor], folder: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from longrl.mrsp import prefix
+from longrl.mrsp.activations import limit_activations
 from tests.separate_sequences import relative, video
 from tests.siglip_prompts import BUILDERS, CLASSES, plain_model, prompts, separate
 
@@ -32,5 +33,10 @@ def test_shared_prompts_equal_whole_sequences(family, tmp_path):
     torch.testing.assert_close(torch.cat(ours), torch.cat(theirs), atol=1e-4, rtol=0)
     for slope, expected in zip(slopes, (each.grad for some in embeds for each in some), strict=True):
         assert relative(slope, expected) < 1e-4
+    limit_activations(student, "recompute", tiles=3)
+    student.model.zero_grad()
+    lean = [row for group in prefix.score(student, groups).logprobs for row in group]
+    sum(row.sum() for row in lean).backward()
+    torch.testing.assert_close(torch.cat(lean), torch.cat(ours), atol=1e-5, rtol=0)
     learned, expected = (model.get_input_embeddings().weight.grad for model in (student.model, plain))
     assert relative(learned, expected) < 1e-4  # newlines between frames among them
