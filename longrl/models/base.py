@@ -303,6 +303,7 @@ class Student(ABC):
     # What vLLM takes. Class methods: an engine has no student.
 
     VLLM_FOLDER: ClassVar[str] = ""  # the part of the model's folder that vLLM runs on
+    VLLM_MIXED: ClassVar[bool] = False  # it takes media as part of a prompt of embeddings (`longrl.models.mixed`)
 
     @classmethod
     def vllm_options(cls) -> dict[str, Any]:

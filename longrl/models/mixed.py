@@ -1,4 +1,4 @@
-"""A prompt for vLLM in which text is given by token id and media by embedding (`enable_prompt_embeds`).
+"""A prompt for vLLM in which media are given by embedding (`enable_prompt_embeds`), and text by token id where it can.
 
 For language models that vLLM knows without their towers, or whose vLLM processor takes no embeddings: any decoder with
 one-dimensional positions. The engine embeds ids with its own weights of now, so nothing of the prompt depends on an
@@ -7,7 +7,9 @@ older update; a block's name in the prefix cache is made of its ids and its embe
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -43,3 +45,14 @@ def mixed_input(prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
         "prompt_token_ids": ids.masked_fill(~by_id, 0).tolist(),  # a pad may lie outside the engine's embeddings
         "prompt_is_token_ids": by_id.tolist(),
     }
+
+
+def embedded_input(prompt: Prompt, embeds: Sequence[Tensor], table: Tensor) -> dict[str, Any]:
+    """The same for a server's `/v1/completions`, which takes no ids beside: text is looked up in `table`, the server's own
+    token embeddings (vocabulary, H)."""
+    mixed = mixed_input(prompt, embeds)
+    by_id, ids = torch.tensor(mixed["prompt_is_token_ids"]), torch.tensor(mixed["prompt_token_ids"])
+    rows = torch.where(by_id[:, None], table[ids].to(mixed["prompt_embeds"].dtype), mixed["prompt_embeds"])
+    file = BytesIO()
+    torch.save(rows, file)
+    return {"prompt_embeds": base64.b64encode(file.getvalue()).decode()}

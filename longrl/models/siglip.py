@@ -15,7 +15,6 @@ from transformers import SiglipVisionConfig
 
 from longrl.config import ModelSettings
 from longrl.models.base import Student
-from longrl.models.families import StudentError
 from longrl.models.mixed import mixed_input
 from longrl.models.prompt import Grid, Kind, Prompt
 from longrl.models.tiny import PATCH
@@ -76,6 +75,8 @@ def start_siglip(tower: Any, seed: int, branch: float = 0.25) -> None:
 class SiglipStudent(Student):
     """A student whose tower sees every frame by itself, at the one size it was trained with."""
 
+    VLLM_MIXED = True
+
     @property
     def tower(self) -> Any:
         """The `SiglipVisionModel`."""
@@ -118,15 +119,6 @@ class SiglipStudent(Student):
     @classmethod
     def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
         return mixed_input(prompt, embeds)
-
-    @classmethod
-    def vllm_features(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any] | None:
-        if not prompt.media:
-            return None
-        raise StudentError(
-            f"vLLM's server takes no embeddings of a {cls.__name__}; leave rl.rollout.servers empty, then rollouts run "
-            "in the trainer's processes"
-        )
 
     def check_size(self, height: int, width: int) -> None:
         """Raise `ValueError` unless the tower sees pictures of this size."""
