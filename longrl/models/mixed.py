@@ -48,8 +48,10 @@ def mixed_input(prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:
 
 
 def embedded_input(prompt: Prompt, embeds: Sequence[Tensor], table: Tensor) -> dict[str, Any]:
-    """The same for a server's `/v1/completions`, which takes no ids beside: text is looked up in `table`, the server's own
-    token embeddings (vocabulary, H)."""
+    """The same for a server's `/v1/completions`, which takes no ids beside.
+
+    Text is looked up in `table`, the server's own token embeddings (vocabulary, H).
+    """
     mixed = mixed_input(prompt, embeds)
     by_id, ids = torch.tensor(mixed["prompt_is_token_ids"]), torch.tensor(mixed["prompt_token_ids"])
     rows = torch.where(by_id[:, None], table[ids].to(mixed["prompt_embeds"].dtype), mixed["prompt_embeds"])
