@@ -97,6 +97,9 @@ def own_logits(
         return plain(input_ids=row).logits[0]
     kinds = (row == plain.config.image_token_id) + 2 * (row == plain.config.video_token_id).long()
     inputs: dict[str, Any] = {"mm_token_type_ids": kinds.int()}
+    if "omni" in plain.config.model_type:
+        spacings = torch.tensor([spacing for kind, _, spacing in shown if kind == "video"])
+        inputs = {"attention_mask": torch.ones_like(row), "video_second_per_grid": spacings}
     pictures = [frames.transpose(0, 3, 1, 2) for kind, frames, _ in shown if kind == "image"]
     if pictures:
         whole = [torch.from_numpy(each[0]) for each in pictures]

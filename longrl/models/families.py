@@ -59,6 +59,12 @@ FAMILIES: dict[str, Family] = {  # by `model_type` of config.json
     ),
     "vila": VILA,
     "llava_llama": VILA,  # as NVlabs/VILA names it, whatever the language model
+    "qwen2_5_omni": Family(
+        "Qwen2.5-Omni",
+        "longrl.models.qwen2_5_omni:Qwen2_5_Omni",
+        ("video", "image", "audio"),
+        ("Qwen2_5OmniProcessor",),
+    ),
     "qwen2": Family("Qwen2 or Qwen2.5 (text)", "longrl.models.qwen_text:Qwen2", (), needed=TEXT),
     "qwen3": Family("Qwen3 (text)", "longrl.models.qwen_text:Qwen3", (), needed=TEXT),
 }

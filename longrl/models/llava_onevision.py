@@ -211,7 +211,7 @@ class LlavaOnevision(SiglipStudent):
         told = [config.vision_feature_layer, config.vision_aspect_ratio, config.image_grid_pinpoints, newline.tolist()]
         return hashlib.sha256(f"{super().tower_digest()} {told}".encode()).hexdigest()[:16]
 
-    def digested(self) -> list[Any]:
+    def digested(self) -> list[tuple[Any, nn.Module]]:
         return [(self.tower.config, self.tower), (self.model.config, self.model.model.multi_modal_projector)]
 
     @classmethod

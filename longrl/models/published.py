@@ -27,6 +27,40 @@ _QWEN2_5_TEXT = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
 
+# The size of language model of a 3B and a 7B Qwen2.5.
+_QWEN2_5_3B = {
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "vocab_size": 151_936,
+}
+_QWEN2_5_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152_064,
+}
+_EARS = {"d_model": 1280, "encoder_layers": 32, "encoder_ffn_dim": 5120, "num_mel_bins": 128}  # Whisper large v3's
+
+
+def _omni(text: dict[str, Any]) -> dict[str, Any]:
+    """A Qwen2.5-Omni with this language model; its towers are the same in all sizes, its head is its own."""
+    hidden = text["hidden_size"]
+    thinker = {
+        "model_type": "qwen2_5_omni_thinker",
+        "text_config": _QWEN2_5_TEXT | text | {"max_position_embeddings": 32_768},
+        "vision_config": _QWEN2_5_TOWER | {"out_hidden_size": hidden},
+        "audio_config": _EARS | {"output_dim": hidden},
+        "position_id_per_seconds": 25,
+        "tie_word_embeddings": False,
+    }
+    return {"model_type": "qwen2_5_omni", "thinker_config": thinker}
+
+
 # Qwen3's two sizes of language model; Qwen3-VL builds on the same.
 _QWEN3_4B = {
     "hidden_size": 2560,
@@ -90,34 +124,18 @@ def _vila(text: dict[str, Any], projector: str, **config: Any) -> dict[str, Any]
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen2.5-VL-3B-Instruct": {
         "model_type": "qwen2_5_vl",
-        "text_config": _QWEN2_5_TEXT
-        | {
-            "hidden_size": 2048,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 36,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 2,
-            "vocab_size": 151_936,
-            "tie_word_embeddings": True,
-        },
+        "text_config": _QWEN2_5_TEXT | _QWEN2_5_3B | {"tie_word_embeddings": True},
         "vision_config": _QWEN2_5_TOWER | {"out_hidden_size": 2048},
         "tie_word_embeddings": True,
     },
     "Qwen2.5-VL-7B-Instruct": {
         "model_type": "qwen2_5_vl",
-        "text_config": _QWEN2_5_TEXT
-        | {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152_064,
-            "tie_word_embeddings": False,
-        },
+        "text_config": _QWEN2_5_TEXT | _QWEN2_5_7B | {"tie_word_embeddings": False},
         "vision_config": _QWEN2_5_TOWER | {"out_hidden_size": 3584},
         "tie_word_embeddings": False,
     },
+    "Qwen2.5-Omni-3B": _omni(_QWEN2_5_3B),
+    "Qwen2.5-Omni-7B": _omni(_QWEN2_5_7B),
     "Qwen3-VL-4B-Instruct": {
         "model_type": "qwen3_vl",
         "text_config": _QWEN3_4B,

@@ -14,9 +14,11 @@ from typing import Any
 
 from longrl.config import ModelSettings
 from longrl.errors import LongrlError
+from longrl.models import towers
 from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
+SIGLIP = ("vila", "llava_llama", "llava_onevision")  # families whose parts have configurations of their own
 KNOWN = (*TOWERS, "qwen2", "qwen3")  # families, by model_type
 
 
@@ -53,8 +55,10 @@ class Shape:
     tied: bool  # the head is the embedding
     tower: Tower | None = None  # None: text alone
     head: int = 0  # width of one attention head; 0: hidden / heads
-    biases: bool = True  # query, key and value have them (Qwen2)
+    biases: int = 0  # of a layer's attention: numbers
     head_norms: bool = False  # queries and keys are normed head by head (Qwen3)
+    ears: int = 0  # parameters of the tower of sound
+    sound_rate: int = 0  # tokens of a second of sound
 
     def __post_init__(self) -> None:
         if not self.head:
@@ -85,9 +89,8 @@ class Shape:
     @property
     def text_parameters(self) -> int:
         """Parameters of the language model, its embedding and its head."""
-        biases = self.query_width + 2 * self.key_width if self.biases else 0
         norms = 2 * self.hidden + (2 * self.head if self.head_norms else 0)
-        layer = self.layer_matrices + biases + norms
+        layer = self.layer_matrices + self.biases + norms
         return self.layers * layer + self.hidden + self.vocabulary * self.hidden * (1 if self.tied else 2)
 
     def lora_parameters(self, rank: int, targets: Sequence[str]) -> int:
@@ -96,8 +99,8 @@ class Shape:
 
     @property
     def tower_parameters(self) -> int:
-        """Parameters of the vision tower with its projector."""
-        return self.tower.parameters if self.tower else 0
+        """Parameters of the vision tower with its projector, and of the tower of sound."""
+        return (self.tower.parameters if self.tower else 0) + self.ears
 
     @property
     def parameters(self) -> int:
@@ -144,11 +147,11 @@ class Shape:
 
     def group(self, prompt: int, responses: int, response: int) -> Flops:
         """A forward of one prompt with its responses as `longrl.mrsp` computes it: the prompt once, its own attention
-        in all layers but the last, and the head on response tokens only."""
+        and feed-forward part in all layers but the last, and the head on response tokens only."""
         tokens = prompt + responses * response
         pairs = responses * (response * prompt + response**2 / 2)
         own = prompt**2 / 2 * (self.layers - 1)
-        matrices = 2 * tokens * self.layers * self.layer_matrices
+        matrices = 2 * (tokens * self.layers * self.layer_matrices - prompt * 3 * self.hidden * self.feed_forward)
         head = 2 * responses * response * self.vocabulary * self.hidden
         return Flops(matrices + head, 4 * (pairs * self.layers + own) * self.query_width)
 
@@ -159,16 +162,7 @@ def shape_of(model: ModelSettings) -> Shape:
     Raises `ShapeError` when `model.path` is neither there nor published.
     """
     if not model.path:
-        return Shape(
-            layers=model.layers,
-            hidden=model.hidden_size,
-            heads=model.heads,
-            key_heads=model.heads,
-            feed_forward=model.feed_forward,
-            vocabulary=-(-model.vocabulary // 64) * 64,
-            tied=True,
-            tower=tiny_tower(model),
-        )
+        return from_config(tiny(model))
     path = Path(model.path).expanduser()
     if (path / "config.json").is_file():
         return from_config(json.loads((path / "config.json").read_text()))
@@ -180,21 +174,45 @@ def shape_of(model: ModelSettings) -> Shape:
     )
 
 
-def tiny_tower(model: ModelSettings) -> Tower:
-    """The tower of the tiny model of a family; others than those below are reckoned as a Qwen2.5-VL."""
-    config = {
-        "depth": model.vision_depth,
-        "hidden_size": model.vision_width,
-        "intermediate_size": 2 * model.vision_width,
+def tiny(model: ModelSettings) -> dict[str, Any]:
+    """What decides sizes in the configuration of a tiny model of any family (`longrl.models.tiny`)."""
+    width, depth = model.vision_width, model.vision_depth
+    tower = {
+        "depth": depth,
+        "hidden_size": model.hidden_size if model.family == "qwen2_vl" else width,
+        "embed_dim": width,
+        "mlp_ratio": 2,
+        "intermediate_size": 2 * width,
         "out_hidden_size": model.hidden_size,
+        "fullatt_block_indexes": range(depth),
+        "deepstack_visual_indexes": range(depth - 1),
+        "num_position_embeddings": 64,
+        "window_size": 112,
         "patch_size": 14,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
     }
-    if TOWERS.get(model.family) in (TOWERS["vila"], TOWERS["llava_onevision"]):
-        config |= {"num_hidden_layers": model.vision_depth + 1, "image_size": 56, "vision_use_head": False}
-        joined = {"layers": model.vision_depth, "projector": "mlp_downsample_2x2_fix", "scales": 1, "temporal": 2}
-        return TOWERS[model.family](config | joined)
-    seen = {"fullatt_block_indexes": range(model.vision_depth), "window_size": 112}
-    return TOWERS["qwen2_5_vl"](config | seen | {"spatial_merge_size": 2, "temporal_patch_size": 2})
+    text = {
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.feed_forward,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "vocab_size": -(-model.vocabulary // 64) * 64,
+        "tie_word_embeddings": True,
+    }
+    if model.family == "qwen2_5_omni":
+        ears = {"d_model": width, "encoder_layers": 1, "encoder_ffn_dim": 2 * width, "output_dim": model.hidden_size}
+        sound = {"audio_config": ears | {"num_mel_bins": 16}, "position_id_per_seconds": 2}
+        return {"model_type": "qwen2_5_omni_thinker", **text, **sound, "vision_config": tower}
+    if model.family in SIGLIP:
+        seen = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": depth + 1, "patch_size": 14}
+        seen |= {"image_size": 56, "vision_use_head": False}
+        if model.family == "llava_onevision":
+            return {"model_type": model.family, "text_config": text, "vision_config": seen, "vision_feature_layer": -2}
+        projector, video = {"mm_projector_type": "mlp_downsample_2x2_fix"}, {"pool_sizes": [[2, 1, 1]]}
+        parts = {"llm_cfg": text, "vision_tower_cfg": seen, "mm_projector_cfg": projector, "video_encoder": video}
+        return {"model_type": model.family, **parts}
+    return {"model_type": model.family, **text, "vision_config": tower}
 
 
 def joined_parts(config: dict[str, Any]) -> dict[str, Any]:
@@ -220,22 +238,28 @@ def from_config(config: dict[str, Any]) -> Shape:
 
     Raises `ShapeError` for a family whose sizes are not known here.
     """
+    config = config.get("thinker_config") or config  # of a Qwen2.5-Omni
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
-    if TOWERS.get(kind) in (TOWERS["vila"], TOWERS["llava_onevision"]):
+    if kind in SIGLIP:
         config = joined_parts(config)
-    text, third = config.get("text_config") or config, kind.startswith("qwen3")
+    text = config.get("text_config") or config
+    hidden, heads = text["hidden_size"], text["num_attention_heads"]
+    key_heads, head = text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads
+    third, qkv = kind.startswith("qwen3"), (heads + 2 * key_heads) * head
     return Shape(
         layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        key_heads=text.get("num_key_value_heads") or text["num_attention_heads"],
+        hidden=hidden,
+        heads=heads,
+        key_heads=key_heads,
         feed_forward=text["intermediate_size"],
         vocabulary=text["vocab_size"],
         tied=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         tower=TOWERS[kind](config["vision_config"]) if kind in TOWERS else None,
-        head=text.get("head_dim") or 0,
-        biases=not third,
+        head=head,
+        biases=(qkv + hidden if text.get("attention_bias") else 0) if third else qkv,
         head_norms=third,
+        ears=towers.ears(config["audio_config"]) if "audio_config" in config else 0,
+        sound_rate=config.get("position_id_per_seconds", 0) if "audio_config" in config else 0,
     )

@@ -72,6 +72,29 @@ def qwen2_5_vl(config: dict[str, Any]) -> Tower:
     )
 
 
+def qwen2_vl(config: dict[str, Any]) -> Tower:
+    """Layer norms, plain feed-forward parts, full attention, one merger."""
+    width, out, depth = config["embed_dim"], config["hidden_size"], config["depth"]
+    between = int(width * config["mlp_ratio"])
+    patch, merge, temporal = config["patch_size"], config["spatial_merge_size"], config["temporal_patch_size"]
+    values, four = 3 * temporal * patch**2, merge**2 * width
+    block = 4 * width + linear(width, 3 * width) + linear(width, width)
+    block += linear(width, between) + linear(between, width)
+    merger = 2 * width + linear(four, four) + linear(four, out)
+    return Tower(
+        parameters=depth * block + values * width + merger,
+        projector=merger,
+        depth=depth,
+        width=width,
+        patch_weights=depth * (4 * width**2 + 2 * width * between) + values * width + four * (four + out) / merge**2,
+        full_blocks=depth,
+        window=0,
+        patch=patch,
+        merge=merge,
+        temporal=temporal,
+    )
+
+
 def qwen3_vl(config: dict[str, Any]) -> Tower:
     """Layer norms, plain feed-forward parts, learned positions, full attention, a merger more for each deepstack level.
 
@@ -157,9 +180,19 @@ def llava_onevision(config: dict[str, Any]) -> Tower:
     return siglip(config, config["layers"], projector, width * out + out**2, merge=2, temporal=1)
 
 
+def ears(config: dict[str, Any]) -> int:
+    """Parameters of Qwen2.5-Omni's tower of sound: two convolutions, layers of attention, a projection."""
+    width, between, out = config["d_model"], config["encoder_ffn_dim"], config["output_dim"]
+    convolutions = 3 * width * (config["num_mel_bins"] + width) + 2 * width
+    layer = 4 * width**2 + 3 * width + linear(width, between) + linear(between, width) + 4 * width
+    return convolutions + config["encoder_layers"] * layer + 2 * width + linear(width, out) + 2 * out
+
+
 TOWERS: dict[str, Callable[[dict[str, Any]], Tower]] = {
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
+    "qwen2_5_omni_thinker": qwen2_5_vl,
     "vila": vila,
     "llava_llama": vila,
     "llava_onevision": llava_onevision,

@@ -81,29 +81,41 @@ class Work:
 def layer_bytes(shape: Shape, number_bytes: int, tiles: int = 1) -> int:
     """What one layer of a Qwen language model keeps for its backward, for each token.
 
-    Twice a norm's input, its output and a number (see `mrsp.lean`); the rotated query, key, value and the attention's
-    output, before and after its heads are joined; what norms of queries and keys take in, and a number a head; and
-    three widths of the feed-forward (gate, up, their product), unless these are tiled.
+    What `mrsp.lean` leaves of it: twice a norm's input and a number; the rotated query, key, value and the attention's
+    output; what norms of queries and keys take in, and a number a head; and two widths of the feed-forward (gate, up),
+    unless these are tiled.
     """
-    norms = 2 * (2 * shape.hidden * number_bytes + 4)
-    attention = number_bytes * (3 * shape.query_width + 2 * shape.key_width) + 4 * shape.heads
+    norms = 2 * (shape.hidden * number_bytes + 4)
+    attention = number_bytes * (2 * shape.query_width + 2 * shape.key_width) + 4 * shape.heads
     if shape.head_norms:
         attention += number_bytes * (shape.query_width + shape.key_width) + 4 * (shape.heads + shape.key_heads)
-    return norms + attention + (3 * shape.feed_forward * number_bytes if tiles == 1 else 0)
+    return norms + attention + (2 * shape.feed_forward * number_bytes if tiles == 1 else 0)
 
 
-def activation_bytes(shape: Shape, tokens: int, work: Work) -> int:
-    """What a forward over so many tokens keeps, and on top of it the gradients inside the layer under way back.
+def kept_activations(shape: Shape, tokens: int, work: Work) -> int:
+    """What a forward over so many tokens keeps; with checkpointing a layer keeps its input alone.
 
-    With checkpointing a layer keeps its input alone, on the GPU or on the host, and one layer at a time is made again.
+    The last layer keeps nothing of its feed-forward part for prompts; with checkpointing it is one like the others.
     """
     s, H = work.number_bytes, shape.hidden
     layer = layer_bytes(shape, s, work.tiles) + work.lora_rank * len(work.lora_targets) * s
-    inputs = shape.layers * H * s if work.checkpointing == "recompute" else 0
-    kept = shape.layers * layer if work.checkpointing == "none" else inputs + layer
-    final_norm = 2 * H * s + 4
+    final_norm = tokens * (2 * H * s + 4)
+    if work.checkpointing != "none":
+        return (shape.layers * H * s if work.checkpointing == "recompute" else 0) * tokens + final_norm
+    prompts = tokens * (work.prompt - 1) / work.tokens if work.degree == 1 else 0
+    feed_forward = (2 * shape.feed_forward if work.tiles == 1 else 0) + H
+    return int(tokens * shape.layers * layer - prompts * (feed_forward * s + 4) + final_norm)
+
+
+def activation_bytes(shape: Shape, tokens: int, work: Work) -> int:
+    """What a forward over so many tokens keeps, and on top of it what the layer under way back needs.
+
+    That is its gradients, what it makes again, and with checkpointing all of the layer, on the GPU.
+    """
+    s, H = work.number_bytes, shape.hidden
+    again = 0 if work.checkpointing == "none" else layer_bytes(shape, s, work.tiles)
     widths = 3 if work.tiles == 1 else 7 / work.tiles
-    return int(tokens * (kept + final_norm + (widths * shape.feed_forward + 2 * H) * s))
+    return kept_activations(shape, tokens, work) + int(tokens * (again + (widths * shape.feed_forward + 2 * H) * s))
 
 
 def logits_bytes(shape: Shape, rows: int) -> int:

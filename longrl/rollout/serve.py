@@ -57,6 +57,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--max-model-len", type=int, default=4096, help="longest prompt and response, in tokens")
     known, rest = parser.parse_known_args(words)
     family = family_class(known.folder)
+    family.vllm_prepare()
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the endpoints for new weights
     from vllm.entrypoints.launchers.api_server import entry
 

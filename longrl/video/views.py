@@ -61,7 +61,7 @@ def plan(
     duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None
 ) -> FramePlan:
     """`plan_frames` at the student's frame size, remembered with its digest."""
-    return plan_frames(duration, budget, frames.height, frames.width, start, end)
+    return plan_frames(duration, budget, frames.height, frames.width, start, end, frames.audio)
 
 
 def digest_of(views: Sequence[View]) -> str:

@@ -1,5 +1,6 @@
 """The plan: sizes and arithmetic against published numbers and hand calculation; the degree; the command."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from longrl.cli import main
-from longrl.config import ModelSettings, load_config
+from longrl.config import ModelSettings, load_config, recipes
 from longrl.models.published import PUBLISHED
 from longrl.models.shape import Shape, ShapeError, from_config, shape_of
 from longrl.models.towers import qwen2_5_vl
 from longrl.mrsp.costs import Machine, Work, activation_bytes, all_to_all, host_bytes, layer_bytes, memory, seconds
 from longrl.mrsp.degree import DegreeError, check_degree, legal_degrees
-from longrl.mrsp.plan import LIGHTER, USABLE, PlanError, choose, laid_out, work_of
+from longrl.mrsp.plan import LIGHTER, USABLE, PlanError, choose, describe, laid_out, work_of
 
 SMALL = Shape(
     layers=2,
@@ -63,7 +64,7 @@ def test_deepstack_is_cached_and_times_are_text():
 
 
 def test_an_unknown_family_is_named():
-    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_5_vl, "):
+    with pytest.raises(ShapeError, match=r"sizes of a 'other' model are not known to the plan \(known: qwen2_vl, "):
         from_config(PUBLISHED["Qwen2.5-VL-3B-Instruct"] | {"model_type": "other"})
 
 
@@ -76,11 +77,12 @@ def test_a_published_name_needs_no_folder_and_another_one_does():
 def test_arithmetic_of_a_group_by_hand():
     # A layer's matrices: 8 x (8 + 8 query and output, 4 + 4 key and value, 3 x 16 feed-forward) = 576 weights.
     # 2 x 3 tokens see 2 x (3 x 4 + 3 x 3 / 2) pairs in each layer: 33. In all but the last the prompt's see 4 x 4 / 2.
+    # The last layer has no feed-forward part for the prompt's 4 tokens.
     flops = SMALL.group(prompt=4, responses=2, response=3)
-    assert flops.matrices == 2 * 10 * 2 * 576 + 2 * 6 * 10 * 8
+    assert flops.matrices == 2 * (10 * 2 * 576 - 4 * 3 * 16 * 8) + 2 * 6 * 10 * 8 == 20_928
     assert flops.attention == 4 * (33 * 2 + 8) * 8 == 2_368
-    assert flops.training() == 3 * 24_000 + 3.5 * 2_368
-    assert flops.training(recompute=True) == 4 * 24_000 + 4.5 * 2_368
+    assert flops.training() == 3 * 20_928 + 3.5 * 2_368
+    assert flops.training(recompute=True) == 4 * 20_928 + 4.5 * 2_368
     assert SMALL.row(prompt=4, response=0).attention == 4 * 8 * 8 * 2
 
 
@@ -93,16 +95,17 @@ def test_arithmetic_of_the_tower_by_hand():
 
 
 def test_activations_by_hand():
-    # norms 2 x (2 x 8 + 1), attention 3 x 8 + 2 x 4, feed-forward 3 x 16: 114 numbers, and 2 log-sum-exps.
-    assert layer_bytes(SMALL, 4) == 114 * 4 + 8
+    # norms 2 x (8 + 1), attention 2 x 8 + 2 x 4, feed-forward 2 x 16: 74 numbers, and 2 log-sum-exps.
+    assert layer_bytes(SMALL, 4) == 74 * 4 + 8 == 304
     rest = (2 * 8 + 1) * 4  # the final norm
     backward = (3 * 16 + 2 * 8) * 4  # gradients within a layer
     whole = Work(prompt=4, video=2, response=3, group=2, prompts=1, number_bytes=4)
-    assert activation_bytes(SMALL, 1, whole) == 2 * 464 + rest + backward
+    unread = (2 * 16 + 8 + 1) * 4  # what the last layer leaves out for each of the 3 tokens before the last
+    assert activation_bytes(SMALL, 11, whole) == 11 * (2 * 304 + rest + backward) - 3 * unread
     again = replace(whole, checkpointing="recompute")
-    assert activation_bytes(SMALL, 1, again) == 2 * 8 * 4 + 464 + rest + backward
+    assert activation_bytes(SMALL, 1, again) == 2 * 8 * 4 + 304 + rest + backward
     tiled = replace(whole, checkpointing="offload", tiles=7)
-    assert activation_bytes(SMALL, 1, tiled) == 464 - 3 * 16 * 4 + rest + (16 + 2 * 8) * 4
+    assert activation_bytes(SMALL, 1, tiled) == 304 - 2 * 16 * 4 + rest + (16 + 2 * 8) * 4
 
 
 def step(**changes) -> Work:
@@ -227,8 +230,52 @@ def test_frozen_matrices_take_two_passes_instead_of_three():
 
 
 def test_what_does_not_fit_says_what_would():
-    with pytest.raises(PlanError, match=r"nothing fits 1 x 80 GiB.*optimizer \d.*higher rl\.zero_stage"):
+    with pytest.raises(PlanError, match=r"nothing fits 1 x 80 GiB.*optimizer \d.*What fits: .*rl.offload=optimizer "):
         choose(SEVEN, step(), Machine(gpus=1))
+    with pytest.raises(PlanError, match=r"Take more GPUs or fewer frames$"):
+        choose(SEVEN, step(prompt=10_000_000), Machine(gpus=1))
+
+
+MACHINES = [Machine(gpus=gpus, gib=gib) for gpus in (1, 8) for gib in (80, 141)]
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if name != "tiny"])
+def test_every_recipe_plans_with_its_legal_degrees_or_says_what_fits(name):
+    config = load_config(name)
+    shape = shape_of(config.model)
+    work = work_of(config, shape)
+    for machine in MACHINES:
+        try:
+            made = choose(shape, work, machine)
+        except PlanError as error:
+            made = proposed(config, machine, str(error))
+        assert made.fits()
+        assert made.work.degree in legal_degrees(machine.gpus, shape.heads)
+        legal = re.search(r"legal with (\d+) query heads on \d GPUs?: ([\d, ]+)\n", describe(shape, made))
+        assert legal is not None
+        assert int(legal[1]) == shape.heads
+        assert {int(degree) for degree in legal[2].split(",")} == {
+            degree for degree in (1, 2, 4, 8) if machine.gpus % degree == 0 and shape.heads % degree == 0
+        }
+    for machine in MACHINES[2:]:
+        assert choose(shape, work, machine).fits()  # eight GPUs need no remedy
+
+
+def proposed(config, machine, message):
+    """The plan with the first and the last settings that the message proposes, both of which must fit."""
+    plans = []
+    for words in message.split("What fits: ")[1].split("; or "):
+        settings = dict(word.split("=") for word in words.split(" (")[0].split())
+        changed = load_config(config.recipe, settings)
+        shape = shape_of(changed.model)
+        plans.append(choose(shape, work_of(changed, shape), machine))
+    assert [made.work.lora_rank for made in plans] == [0, 32]
+    return plans[-1]
+
+
+def test_the_7b_recipe_on_eight_gpus_leaves_out_8():
+    shape = shape_of(load_config("qwen2.5-vl-7b").model)
+    assert legal_degrees(8, shape.heads) == [1, 2, 4]
 
 
 def test_the_command_prints_the_parts_without_loading_torch():
@@ -239,7 +286,7 @@ def test_the_command_prints_the_parts_without_loading_torch():
         capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert "512 frames of 252x448: 36,864 video tokens" in done.stdout
-    for part in ("optimizer", "activations", "rollout KV cache", "forward and backward", "sequence parallel: 1"):
+    for part in ("optimizer", "activations", "what fits", "forward and backward", "legal with 28 query heads"):
         assert part in done.stdout
 
 
