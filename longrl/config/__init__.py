@@ -19,7 +19,6 @@ from longrl.config.learning import (
     EngineSettings,
     EvaluateSettings,
     FrameSettings,
-    LoraSettings,
     Mixture,
     ModelSettings,
     Phase,
@@ -27,6 +26,7 @@ from longrl.config.learning import (
     RolloutSettings,
     SftSettings,
 )
+from longrl.config.lora import LoraSettings
 from longrl.config.pipeline import (
     RECIPES,
     PipelineConfig,

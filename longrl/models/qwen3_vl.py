@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Qwen3VL(QwenVL):
     MODEL = Qwen3VLForConditionalGeneration
     CHAT = TimedChat
     VLLM_TOWER = True  # without it deepstack is off
-    ENCODERS = ()
+    ENCODERS: ClassVar[tuple[str, ...]] = ()
     TEXTS = tuple(f"<{tenths / 10:.1f} seconds>" for tenths in range(0, 1000, 5))
 
     @classmethod

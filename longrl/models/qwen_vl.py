@@ -29,7 +29,7 @@ class QwenVL(Student):
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     AXES = 3
-    ENCODERS = (".visual.",)
+    ENCODERS: ClassVar[tuple[str, ...]] = (".visual.",)
 
     @classmethod
     def load_processor(cls, folder: str | Path) -> Any:

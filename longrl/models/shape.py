@@ -141,9 +141,9 @@ class Shape:
         return self.row(prompt, 0)
 
     def row(self, prompt: int, response: int) -> Flops:
-        """A forward of a prompt and one response, with the head on response tokens only."""
-        lean = self.group(prompt, 1, response)
-        return Flops(lean.matrices, lean.attention + 2 * prompt**2 * self.query_width)
+        """A forward of a prompt and one response, all layers computed whole, the head on response tokens only."""
+        lean, unread = self.group(prompt, 1, response), 2 * prompt * 3 * self.hidden * self.feed_forward
+        return Flops(lean.matrices + unread, lean.attention + 2 * prompt**2 * self.query_width)
 
     def group(self, prompt: int, responses: int, response: int) -> Flops:
         """A forward of one prompt with its responses as `longrl.mrsp` computes it: the prompt once, its own attention
