@@ -33,6 +33,7 @@ from transformers import (
 
 from longrl.config import ModelSettings
 from longrl.models.chat import WORDS, ChatError, ChatFormat
+from longrl.models.families import StudentError
 from longrl.models.prompt import Grid, Kind, Medium, Prompt, Slot
 from longrl.models.siglip import (
     TINY_SIDE,
@@ -68,15 +69,14 @@ class LlavaChat(ChatFormat):
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], chat_template=template, add_generation_prompt=True, tokenize=False
         )
-        before, found, rest = text.partition("<image>")
-        between, also, after = rest.partition(WORDS)
+        opening, found, rest = text.partition("<image>")
+        between, also, closing = rest.partition(WORDS)
         if not (found and also):
             raise ChatError("the tokenizer's chat template does not show an image and then the user's words")
-        after = after.rstrip("\n") + "\n"  # the published template leaves this line break to the model
-        before, between, after = (
-            tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (before, between, after)
+        closing = closing.rstrip("\n") + "\n"  # the published template leaves this line break to the model
+        before, self._between, after = (
+            tuple(self.tokenizer(part, add_special_tokens=False)["input_ids"]) for part in (opening, between, closing)
         )
-        self._between = between
         return before, after
 
     def slot(self, *media: Medium) -> tuple[tuple[int, ...], Slot, tuple[int, ...]]:
@@ -142,6 +142,12 @@ class LlavaOnevision(SiglipStudent):
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
         if processor is not None and processor.chat_template:
             tokenizer.chat_template = processor.chat_template  # published apart from the tokenizer
+        config = model.config
+        if not isinstance(config.vision_feature_layer, int) or config.vision_feature_select_strategy != "full":
+            raise StudentError(
+                f"this LLaVA-OneVision reads layers {config.vision_feature_layer} of its tower with the strategy "
+                f"{config.vision_feature_select_strategy!r}; known are a single layer and 'full'"
+            )
         super().__init__(model, tokenizer, processor)
         freeze_unused(self.tower, self.layers)
 

@@ -79,15 +79,15 @@ class VILA(SiglipStudent):
     CHAT = VilaChat
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     VLLM_FOLDER = "llm"
+    chat: VilaChat
 
     def __init__(self, model: Vila, tokenizer: Any, processor: Any = None):
         self._temporal = 1
         super().__init__(model, tokenizer, processor)
         for kind in ("video", "image"):
             encoder = published_encoder(model.config.told, kind)
-            self.chat.around[kind] = tuple(
-                tuple(self.chat.encode(encoder.get(name) or "")) for name in ("start_tokens", "end_tokens")
-            )
+            start, end = (encoder.get(name) or "" for name in ("start_tokens", "end_tokens"))
+            self.chat.around[kind] = tuple(self.chat.encode(start)), tuple(self.chat.encode(end))
             if kind == "video":
                 self._temporal = encoder["temporal"]
 

@@ -164,7 +164,8 @@ class Vila(nn.Module):
         cls, folder: str | Path, dtype: torch.dtype = torch.float32, attn_implementation: str = "sdpa"
     ) -> Vila:
         """Read a folder of the published layout; raises `StudentError` naming what is not supported."""
-        folder, options = Path(folder), {"dtype": dtype, "attn_implementation": attn_implementation}
+        folder = Path(folder)
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation}
         told = json.loads((folder / "config.json").read_text())
         told = {name: value for name, value in told.items() if name.removesuffix("_cfg") not in PARTS}
         check(told, folder)
