@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from longrl.warehouse.sharing import unfinished
+
 SIZE = 112  # pixels, width and height
 FPS = 4  # frames a second in the file
 SCENE_SECONDS = 10.0  # one scene is one fixed clip of the segment stage
@@ -126,7 +128,7 @@ def write_film(path: Path, story: Story) -> None:
     """Encode one story as H.264 in mp4. The file appears whole or not at all; the same story gives the same bytes."""
     import av
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = unfinished(path)
     frames = render_frames(story, (np.arange(int(story.duration * FPS)) + 0.5) / FPS)
     with av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
@@ -160,7 +162,7 @@ def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4) -> Non
     """What happens in each film, as JSON {film name: story}, for tests and evaluation. Keep it out of the corpus."""
     seeds = range(first_seed, first_seed + count)
     truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes)) for seed in seeds}
-    partial = path.with_name(path.name + ".partial")
+    partial = unfinished(path)
     partial.write_text(json.dumps(truth, indent=1))
     os.replace(partial, path)
 
