@@ -27,7 +27,7 @@ from types import FrameType
 import filelock
 from prefect.settings import PREFECT_HOME
 
-from deployments.register import FILE, POOL, ROOT
+from deployments.register import FILE, POOL, POOLS, ROOT
 from flows.arguments import config_of, fail_in_words, parser
 from longrl.errors import LongrlError
 
@@ -52,6 +52,7 @@ def environment(port: int, arguments: list[str]) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",  # flows keep it for the stages' lines; here it is a file
         "LONGRL_ROOT": str(ROOT),
         "LONGRL_ARGUMENTS": shlex.join(arguments),
+        **POOLS,
     }
 
 
