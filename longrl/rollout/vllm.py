@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.models.chat import ChatFormat
+from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_requests, text_weights, video_id
 
@@ -92,6 +93,9 @@ class Engine:
 
             from longrl.rollout.transfer import IN_PROCESS
 
+            if not gpu:
+                cpu_kernels.register()
+                options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
                 str(folder),
                 dtype=dtype,

@@ -128,7 +128,7 @@ def test_checkpoints_keep_less(student):
         ):
             prefix.group_logprobs(student, prompt, embeds, responses)
         kept.append(sum(sizes.values()))
-    assert kept[1] < 0.6 * kept[0], kept
+    assert kept[1] < 0.8 * kept[0], kept
 
 
 def test_another_kernel_gives_the_same(exact, monkeypatch):
