@@ -1,6 +1,6 @@
 """Every setting of every stage, as frozen pydantic models."""
 
-from longrl.config.base import Categories, ConfigError, Effort, Settings, Share
+from longrl.config.base import AnyCategory, Categories, ConfigError, Effort, Settings, Share
 from longrl.config.benchmark import BenchmarkSettings
 from longrl.config.data import (
     CaptionSettings,
@@ -41,6 +41,7 @@ from longrl.config.tracking import UNTRACKED, MlflowSettings, TrackingSettings, 
 __all__ = [
     "RECIPES",
     "UNTRACKED",
+    "AnyCategory",
     "BenchmarkSettings",
     "CaptionSettings",
     "Categories",

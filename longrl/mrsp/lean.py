@@ -5,7 +5,7 @@
     remade        what matrix products keep of their input is made again from those: the normed input of a layer's
                   attention and feed-forward part, and the gated product itself
 
-and of a packed row's prompts the last layer computes no feed-forward part, since nothing reads their last hidden states.
+and of a packed row's prompts the last layer computes no feed-forward part: nothing reads their last hidden states.
 Values are those of transformers' own modules, gradients up to rounding. It is put into the language model from outside
 (`make_lean`), as the field's fused kernels do on GPUs (Hsu et al. 2024, Liger Kernel, arXiv:2410.10989), in plain torch
 that runs anywhere.
@@ -15,6 +15,7 @@ Shapes: (B, L, H) hidden states, (..., H) for norms, (..., I) for products.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import MethodType
@@ -27,15 +28,26 @@ from torch import Tensor
 if TYPE_CHECKING:
     from longrl.mrsp.attention import Layout
 
+# The language models of Qwen2, Qwen2.5 and Qwen3, with or without eyes and ears, and of Llama.
+LAYER = re.compile(r"(Qwen(2|2VL|2_5_VL|2_5Omni|3|3VLText)|Llama)DecoderLayer")
+NORM = re.compile(r"(Qwen(2|2VL|2_5_VL|2_5Omni|3|3VLText)|Llama)RMSNorm")
+GATED = re.compile(r"(Qwen(2|2_5Omni|3|3VLText)|Llama)MLP")
+SILU = ("SiLUActivation", "SiLU")
+
 
 def make_lean(language_model: Any) -> None:
-    """Let the layers of a Qwen2 language model, and its last norm, keep less; their weights and names stay."""
-    for layer in language_model.layers:
-        layer.forward = MethodType(_layer, layer)
-        layer.mlp.forward = MethodType(_feed_forward, layer.mlp)
-        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.forward = MethodType(_norm, norm)
-    language_model.norm.forward = MethodType(_norm, language_model.norm)
+    """Let the layers, norms and feed-forward parts of a language model keep less; their weights and names stay.
+
+    What is not of the classes above, whose formulas these are, stays as it is.
+    """
+    for module in language_model.modules():
+        name = type(module).__name__
+        if NORM.fullmatch(name):
+            module.forward = MethodType(_norm, module)
+        elif GATED.fullmatch(name) and type(module.act_fn).__name__ in SILU:
+            module.forward = MethodType(_feed_forward, module)
+        elif LAYER.fullmatch(name):
+            module.forward = MethodType(_layer, module)
 
 
 def _layer(self: Any, hidden_states: Tensor, *args: Any, layout: Layout | None = None, **named: Any) -> Tensor:

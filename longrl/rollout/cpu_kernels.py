@@ -4,8 +4,8 @@ A decoding step of a small model is bound by the number of operations, not by th
 about a sixth less time. Both go in through vLLM's own doors: an implementation of its norms (`vllm.ir`) that the engine
 is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`).
 
-M-RoPE takes each frequency from one of three positions. Per step, not per layer, the cosines and sines of each token are
-put together once; after that it is the ordinary rotation of token i by row i of that table.
+M-RoPE takes each frequency from one of three positions. Once a step, not once a layer, the cosines and sines of each
+token are put together; after that it is the ordinary rotation of token i by row i of that table.
 
 Shapes: N tokens, H hidden, d rotated dimensions of a head.
 """

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
 from longrl.warehouse.sharing import unfinished
@@ -145,7 +145,7 @@ def export(engine: Engine, student: Student, source: Path, folder: Path) -> None
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
                 shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
-                student.model.save_pretrained(temporary)
+                student.save(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             except (OSError, SafetensorError) as error:
