@@ -184,6 +184,8 @@ def interface_towards(address: str) -> str:
 
 def main() -> None:
     """Read the order, run the ranks, tell how it ended."""
+    if sys.argv[1:] == ["--here"]:  # the doctor asks no more
+        return
     line = Line()
     order = b""
     while not order.endswith(b"\n"):  # unbuffered: the beats after it are for `obey`

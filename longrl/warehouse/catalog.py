@@ -70,7 +70,7 @@ def rebuild(warehouse: Warehouse, current: Iterable[ArtifactRef] = ()) -> Path:
     path = warehouse.root / CATALOG
     fresh = unfinished(warehouse.root / CATALOG)
     with filelock.FileLock(warehouse.root / ".locks" / "catalog.lock"):
-        for leftover in warehouse.root.glob(f".{CATALOG}.*"):  # of a killed writer; we hold the lock
+        for leftover in warehouse.root.glob(f".{CATALOG}?*"):  # of a killed writer; we hold the lock
             leftover.unlink()
         artifacts = list_artifacts(warehouse)
         shown = {row["stage"]: Path(row["path"]) for row in artifacts.iter_rows(named=True)}  # newest last

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from longrl.config import FrameSettings, Mixture, Phase, SftSettings
-from longrl.training import nodes
+from longrl.config import FrameSettings, Mixture, Phase, SftSettings, load_config
+from longrl.doctor import services
+from longrl.training import hosts, nodes
 from longrl.training.rank import RankLost, TrainingError
 from longrl.training.sft import sft
 from longrl.warehouse.artifacts import Warehouse
@@ -56,7 +57,7 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing() or "")
 
 @pytest.fixture
 def other(monkeypatch):
-    monkeypatch.setenv(nodes.SHELL, SHELL)
+    monkeypatch.setenv(hosts.SHELL, SHELL)
     with elsewhere(os.getpid() % 250) as machine:
         yield machine
 
@@ -143,7 +144,7 @@ def test_a_machine_that_dies_is_named_at_once(run, other):
 def test_a_machine_behind_a_cut_cable_is_named_and_ends_its_ranks_itself(run, other, monkeypatch):
     remote, port, cut = Path(__file__).parents[1] / "remote_shell.py", "4711", []
     served = ["ip", "netns", "exec", other.there, sys.executable, str(remote), "serve", other.there, port]
-    monkeypatch.setenv(nodes.SHELL, shlex.join([sys.executable, str(remote), "{host}", port]))
+    monkeypatch.setenv(hosts.SHELL, shlex.join([sys.executable, str(remote), "{host}", port]))
 
     def pull():
         cut.append(time.monotonic())
@@ -160,7 +161,7 @@ def test_a_machine_behind_a_cut_cable_is_named_and_ends_its_ranks_itself(run, ot
 
 
 def test_a_machine_out_of_reach_is_told_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.delenv(nodes.SHELL, raising=False)
+    monkeypatch.delenv(hosts.SHELL, raising=False)
     names = (socket.gethostname(), "gpu7.invalid")
     with pytest.raises(TrainingError, match=r"(?s)node gpu7.invalid could not be started: `ssh .*resolve hostname"):
         nodes.launch("loop_on_nodes", {}, 1, names, tmp_path, print)
@@ -169,9 +170,9 @@ def test_a_machine_out_of_reach_is_told_before_anything_runs(tmp_path, monkeypat
 def test_nodes_that_cannot_be_are_refused_in_words(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
     with pytest.raises(TrainingError, match=r"nodes is 2, but this runs in no SLURM job"):
-        nodes.machines(2)
+        hosts.machines(2)
     with pytest.raises(TrainingError, match=r"nodes begins with 192.0.2.7, but this is "):
-        nodes.machines(("192.0.2.7", "gpu2"))
+        hosts.machines(("192.0.2.7", "gpu2"))
     with pytest.raises(ValueError, match="name at least one machine, and each once"):
         SftSettings(nodes=("gpu1", "gpu1"))
     with pytest.raises(ValueError, match="must divide the ranks of all machines, which are 6"):
@@ -218,3 +219,16 @@ def test_two_machines_take_the_steps_of_two_ranks_and_go_on_when_one_is_lost(cor
     resumed = train(corpus, tmp_path / "lost", **both)
     assert resumed.facts()["resumed_from"] >= 2
     assert result(resumed) == result(one)
+
+
+def test_the_doctor_asks_every_other_machine(other, monkeypatch):
+    config = load_config("tiny", {"sft.nodes": f"[{other.here}, {other.there}]", "rl.nodes": "[gpu1, gpu7.invalid]"})
+    (here,) = services.machines(config, ("sft",))
+    assert here().level == "ok"
+    assert f"node {other.there} is reached by `ip netns exec {other.there}`, for sft" in here().says
+    monkeypatch.delenv(hosts.SHELL)
+    _, far = services.machines(config, ("sft", "rl"))
+    found = far()
+    assert (found.level, found.stages) == ("failure", ("rl",))
+    assert "node gpu7.invalid, asked by `ssh " in found.says
+    assert "resolve hostname" in found.says

@@ -62,7 +62,7 @@ for round in range(400):
 """
 
 
-@pytest.mark.parametrize("journal", ["WAL", "rollback"])
+@pytest.mark.parametrize("journal", [pytest.param("WAL", marks=pytest.mark.slow), "rollback"])
 def test_writers_that_are_killed_again_and_again_leave_a_whole_warehouse(tmp_path, journal):
     told, chance, kills = tmp_path / "told", random.Random(7), 0
     command = [sys.executable, "-c", WRITER, str(tmp_path / "warehouse"), str(told), journal]
