@@ -44,6 +44,7 @@ class Student(ABC):
     CHAT: ClassVar[type[ChatFormat]] = ChatFormat
     KINDS: ClassVar[tuple[Kind, ...]] = ()  # what a prompt may show
     AXES: ClassVar[int] = 1  # of positions: 3 for M-RoPE (time, height, width)
+    VLLM_TOWER: ClassVar[bool] = False  # vLLM takes embeddings only where it has built the tower, too
     ENCODERS: ClassVar[tuple[str, ...]] = ()  # parts of weight names that a rollout engine does without
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
@@ -185,6 +186,23 @@ class Student(ABC):
         """A video seen by this plan, as a prompt knows it. Raises `StudentError` when the family takes none."""
         raise StudentError(f"a {type(self).__name__} takes no video")
 
+    def media(self, kind: Kind, plan: FramePlan) -> tuple[Medium, ...]:
+        """What a prompt shows of a file by this plan: an image; a video, its sound, or both.
+
+        Raises `StudentError` when the family takes no such thing.
+        """
+        if plan.audio is not None:
+            raise StudentError(f"a {type(self).__name__} does not hear; set frames.audio=none, or take a Qwen2.5-Omni")
+        return (self.medium(kind, plan),)
+
+    def split(self, kind: Kind, plan: FramePlan, embeds: Tensor) -> tuple[Tensor, ...]:
+        """The cached embeddings (tokens, W) of a plan, medium by medium."""
+        return embeds.split([medium.tokens for medium in self.media(kind, plan)])
+
+    def hear(self, sounds: Sequence[np.ndarray]) -> list[Tensor]:
+        """Embed sounds, float32 (samples,) at 16 kHz: (tokens, W) each, differentiable."""
+        raise StudentError(f"a {type(self).__name__} does not hear")
+
     def image(self, height: int, width: int) -> Medium:
         """An image of so many pixels. Raises `StudentError` when the family takes none."""
         raise StudentError(f"a {type(self).__name__} takes no images")
@@ -287,6 +305,11 @@ class Student(ABC):
     def vllm_medium(cls, medium: Medium, embeds: Tensor) -> dict[str, Tensor]:
         """A medium as vLLM's data parser of the family names it: `<kind>_embeds` and tensors with one row."""
         raise StudentError(f"a {cls.__name__} takes no media")
+
+    @classmethod
+    def vllm_prepare(cls) -> None:
+        """Tell vLLM what it must know before it starts with a folder of this family; for most this is nothing."""
+        return None
 
     @classmethod
     def vllm_input(cls, prompt: Prompt, embeds: Sequence[Tensor]) -> dict[str, Any]:

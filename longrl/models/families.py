@@ -46,6 +46,12 @@ FAMILIES: dict[str, Family] = {  # by `model_type` of config.json
     "qwen2_5_vl": Family("Qwen2.5-VL", "longrl.models.qwen2_5_vl:Qwen2_5_VL", SEEING, ("Qwen2_5_VLProcessor",)),
     "qwen2_vl": Family("Qwen2-VL", "longrl.models.qwen2_vl:Qwen2VL", SEEING, ("Qwen2VLProcessor",)),
     "qwen3_vl": Family("Qwen3-VL", "longrl.models.qwen3_vl:Qwen3VL", SEEING, ("Qwen3VLProcessor",)),
+    "qwen2_5_omni": Family(
+        "Qwen2.5-Omni",
+        "longrl.models.qwen2_5_omni:Qwen2_5_Omni",
+        ("video", "image", "audio"),
+        ("Qwen2_5OmniProcessor",),
+    ),
     "qwen2": Family("Qwen2 or Qwen2.5 (text)", "longrl.models.qwen_text:Qwen2", (), needed=TEXT),
     "qwen3": Family("Qwen3 (text)", "longrl.models.qwen_text:Qwen3", (), needed=TEXT),
 }

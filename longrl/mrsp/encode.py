@@ -9,11 +9,16 @@ patches:
 2. `encode_together` deals short videos to the ranks whole. The chunks of a long one are shared out over all ranks and
    gathered by collectives of one size, as many on every rank; a rank without a chunk gives zeros that are cut off.
 3. No pixels travel: the ranks read their frames from the frame cache, into which one rank has decoded the video.
+
+A plan with sound has one entry in the cache, in which the sound's embeddings follow the video's; the sound of a long
+video is embedded by one rank.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +29,7 @@ from torch import Tensor
 from longrl.models.base import Student
 from longrl.models.prompt import Grid
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
+from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
 from longrl.video.views import View
@@ -34,9 +40,53 @@ TOGETHER = 16  # short videos that a rank encodes between two reports
 Film = View | tuple[str, str | Path, FramePlan]  # of a video, the kind may be left out
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a view takes from its file: frames, uint8 (T, height, width, 3), and samples of sound, float32 (n,)."""
+
+    view: View
+    frames: np.ndarray | None
+    sound: np.ndarray | None
+
+    def grid(self, student: Student) -> Grid:
+        """The patch grid of the video or the image; of a sound alone, that of the sound."""
+        return student.media(self.view.kind, self.view.plan)[0].grid
+
+    def beside(self, student: Student, embeds: Tensor) -> Tensor:
+        """A video's embeddings followed by those of its sound."""
+        if self.sound is None:
+            return embeds
+        (heard,) = student.hear([self.sound])
+        return torch.cat([embeds, heard.to(embeds.device)])
+
+
+def read(frames: FrameCache, view: View) -> Shown:
+    """Read what a view takes, decoded on the first call. Raises `DecodeError`."""
+    video_id, path, plan, _ = view
+    pictures = frames.get(video_id, path, plan) if plan.times else None
+    return Shown(view, pictures, SoundCache(frames.folder).get(video_id, path, plan.audio) if plan.audio else None)
+
+
+def encode(student: Student, wanted: Sequence[Shown]) -> list[Tensor]:
+    """Embed what several views take: (tokens, W) each, a video's before its sound's; differentiable.
+
+    Each tower is called once for all of them.
+    """
+    films = [student.patches(shown.frames, shown.view.kind) for shown in wanted if shown.frames is not None]
+    seen = iter(student.encode([pixels for pixels, _ in films], [grid for _, grid in films]) if films else ())
+    sounds = [shown.sound for shown in wanted if shown.sound is not None]
+    heard = iter(student.hear(sounds) if sounds else ())
+    found = []
+    for shown in wanted:
+        parts = [] if shown.frames is None else [next(seen)]
+        parts += [] if shown.sound is None else [next(heard)]
+        found.append(torch.cat(parts) if len(parts) > 1 else parts[0])
+    return found
+
+
 def is_long(grid: Grid) -> bool:
     """Whether a video takes more than one call of the tower."""
-    return grid[0] * grid[1] * grid[2] > PATCHES
+    return math.prod(grid) > PATCHES
 
 
 @torch.no_grad()
@@ -56,39 +106,39 @@ def encode_videos(
     """
     tower, dtype = tower or student.tower_digest(), dtype_name(student)
     found: dict[tuple[str, str], VideoEmbeds] = {}
-    batch: list[tuple[EmbeddingKey, Tensor, Grid]] = []
+    batch: list[tuple[EmbeddingKey, Shown]] = []
+    waiting = 0  # patches in the batch
 
     def keep(key: EmbeddingKey, embeds: Tensor, grid: Grid) -> None:
         found[key.video_id, key.plan] = VideoEmbeds(embeds.cpu().clone(), grid)
         cache.put(key, found[key.video_id, key.plan])
 
     def flush() -> None:
-        if not batch:
-            return
-        keys, pixels, grids = zip(*batch, strict=True)
-        for key, grid, embeds in zip(keys, grids, student.encode(pixels, grids), strict=True):
-            keep(key, embeds, grid)
+        for (key, shown), embeds in zip(batch, encode(student, [shown for _, shown in batch]), strict=True):
+            keep(key, embeds, shown.grid(student))
         batch.clear()
 
-    for video_id, path, plan, kind in dict.fromkeys(View(*film) for film in wanted):
-        key = EmbeddingKey(video_id, plan.digest, tower, dtype)
+    for view in dict.fromkeys(View(*film) for film in wanted):
+        key = EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)
         if video := cache.get(key):
-            found[video_id, plan.digest] = video
+            found[view.video_id, view.plan.digest] = video
             continue
         try:
-            pictures = frames.get(video_id, path, plan)
+            shown = read(frames, view)
         except DecodeError as error:
             if failures is None:
                 raise
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
             continue
-        if kind == "video" and is_long(grid := student.video(plan).grid):
-            keep(key, encode_long(student, pictures, grid), grid)
+        grid = shown.grid(student)
+        if shown.frames is not None and view.kind == "video" and is_long(grid):
+            keep(key, shown.beside(student, encode_long(student, shown.frames, grid)), grid)
             continue
-        pixels, grid = student.patches(pictures, kind)
-        if batch and sum(len(other) for _, other, _ in batch) + len(pixels) > PATCHES:
+        waiting += math.prod(grid)
+        if batch and waiting > PATCHES:
             flush()
-        batch.append((key, pixels, grid))
+            waiting = math.prod(grid)
+        batch.append((key, shown))
     flush()
     return found
 
@@ -109,7 +159,8 @@ def encode_together(
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tower, dtype = student.tower_digest(), dtype_name(student)
     films = list(dict.fromkeys(View(*film) for film in wanted))
-    long = [film for film in films if film.kind == "video" and is_long(student.video(film.plan).grid)]
+    seen = [film for film in films if film.kind == "video" and film.plan.times]
+    long = [film for film in seen if is_long(student.video(film.plan).grid)]
     short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
@@ -117,23 +168,25 @@ def encode_together(
         encode_videos(student, cache, frames, short[start : start + TOGETHER], failures, tower)
     missing: list[int] = []  # of the long videos that this rank looks after
     for number in range(rank, len(long), ranks):
-        video_id, path, plan, _ = long[number]
-        if cache.get(EmbeddingKey(video_id, plan.digest, tower, dtype)):
+        view = long[number]
+        if cache.get(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)):
             continue
         try:
-            frames.get(video_id, path, plan)
+            read(frames, view)
             missing.append(number)
         except DecodeError as error:
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
     everyone: list[tuple[dict[str, str], list[int]]] = [({}, [])] * ranks
     dist.all_gather_object(everyone, (failures, missing))
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
-        video_id, path, plan, _ = long[number]
-        grid = student.video(plan).grid
-        embeds = encode_long(student, frames.get(video_id, path, plan), grid, rank, ranks)
+        view = long[number]
+        shown, grid = read(frames, view), student.video(view.plan).grid
+        assert shown.frames is not None
+        embeds = encode_long(student, shown.frames, grid, rank, ranks)
         if number in missing:
-            cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), VideoEmbeds(embeds, grid))
+            whole = VideoEmbeds(shown.beside(student, embeds), grid)
+            cache.put(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype), whole)
     dist.barrier()  # what one rank has stored, all may read
     return {video_id: reason for part, _ in everyone for video_id, reason in part.items()}
 

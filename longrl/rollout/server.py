@@ -69,9 +69,9 @@ class Servers:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights into the servers this rank tells; they forget what they computed with others."""
         check_head(state)
-        weights = self._family.vllm_weights(state)
         if not self._told:
             return
+        weights = self._family.vllm_weights(state)
         self._updates += 1
         path = self._folder / f"longrl-weights-{uuid4().hex}.safetensors"
         # A tied head shares memory with the embeddings, which the format does not allow.

@@ -10,23 +10,10 @@ from transformers import AutoProcessor
 from longrl.models import families
 from longrl.models.families import FAMILIES, class_of
 from longrl.mrsp import prefix
-from tests.families import build, logprobs_of, look, noise, own_logits
+from tests.families import CASES, SHOWN, build, logprobs_of, look, own_logits
 
 WORDS = ["<think>red</think><answer>A</answer>", "the ball moves left and then right", "red"]
 VALUES, GRADIENTS = 2e-5, 2e-4  # float32: |difference| of logprobs, relative error of gradients
-SHOWN = {
-    "text": [],
-    "image": [("image", noise(1), 1.0)],
-    "images": [("image", noise(1, seed=1), 1.0), ("image", noise(1, 28, 84, seed=2), 1.0)],
-    "video": [("video", noise(8), 1.7)],
-    "videos": [("video", noise(4, seed=3), 0.5), ("image", noise(1), 1.0), ("video", noise(6, 28, 84, seed=4), 3.0)],
-}
-CASES = [
-    (family, modality)
-    for family, entry in FAMILIES.items()
-    for modality, shown in SHOWN.items()
-    if {kind for kind, _, _ in shown} <= set(entry.kinds)
-]
 
 
 def published(prompt, extra, spacing_counts):
@@ -83,7 +70,7 @@ def test_embeddings_and_positions_give_the_family_s_own_forward(models, family, 
     for model, rows in ((student.model, ours), (plain, theirs)):
         model.zero_grad()
         sum((row * weight).sum() for row, weight in zip(rows, weights, strict=True)).backward()
-        slopes.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None and ".visual." not in n})
+        slopes.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None and "visual." not in n})
     assert slopes[0].keys() == slopes[1].keys()
     for name, slope in slopes[1].items():
         assert float((slopes[0][name] - slope).norm() / slope.norm().clamp_min(1e-3)) < GRADIENTS, name
