@@ -79,7 +79,7 @@ class Phase(Settings):
 
 
 class EngineSettings(Settings):
-    """How a model is trained, whatever the loss: AdamW, ZeRO, ranks and what saves memory."""
+    """How a model is trained, whatever the loss: AdamW, ZeRO and ranks."""
 
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
@@ -95,15 +95,6 @@ class EngineSettings(Settings):
         description="Training processes on this machine, in RL each with its own rollout engine; a killed run may go "
         "on with another number.",
     )
-    sequence_parallel: int = Effort(
-        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
-    )
-    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
-        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
-    )
-    mlp_tiles: int = Effort(
-        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
-    )
 
     @field_validator("offload")
     @classmethod
@@ -114,6 +105,20 @@ class EngineSettings(Settings):
             raise ValueError(f"offload {offload!r} needs zero_stage {least} or higher, not {stage}")
         return offload
 
+
+class StudentEngineSettings(EngineSettings):
+    """The same for the student: also what saves memory in long sequences."""
+
+    sequence_parallel: int = Effort(
+        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
+    )
+    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
+        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
+    )
+    mlp_tiles: int = Effort(
+        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
+    )
+
     @field_validator("sequence_parallel")
     @classmethod
     def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
@@ -123,7 +128,7 @@ class EngineSettings(Settings):
         return degree
 
 
-class SftSettings(EngineSettings):
+class SftSettings(StudentEngineSettings):
     """Supervised fine-tuning on captions and chains of thought."""
 
     phases: tuple[Phase, ...] = Field(
@@ -170,7 +175,7 @@ class RolloutSettings(Settings):
     )
 
 
-class RlSettings(EngineSettings):
+class RlSettings(StudentEngineSettings):
     """RL on questions not seen in SFT, with rollouts from cached video embeddings.
 
     The default is DAPO's loss without its dynamic sampling (`refills`) and overlong shaping (the reward `overlong`).

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -25,9 +25,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from longrl.models.qwen2_5_vl import Student
 from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
+
+if TYPE_CHECKING:
+    from longrl.models.qwen2_5_vl import Student
 
 
 class Checkpoints:

@@ -122,7 +122,7 @@ class Engine:
             model=trainee, optimizer=self._optimizer, model_parameters=trainable, config=deepspeed_config(settings)
         )
         self._state = OptimizerState(self._engine, named)
-        if settings.zero_stage == 3:  # the head's weight is used outside of its own module
+        if settings.zero_stage == 3 and hasattr(model, "get_output_embeddings"):  # used outside of its own module
             deepspeed.zero.register_external_parameter(trainee, model.get_output_embeddings().weight)  # type: ignore[operator]
 
     def total(self, *values: float) -> list[float]:

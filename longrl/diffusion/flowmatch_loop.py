@@ -1,0 +1,147 @@
+"""What every rank of `flowmatch` runs: the autoencoder's reconstruction, then flow matching of the transformer.
+
+    autoencoder   mean |x - decode(encode(x))| + mean square, and a little weight on the latents' size
+    transformer   mean |v(x_t, t, prompt) - (e - x_0)|², x_t = (1 - t) x_0 + t e, t = sigmoid of a normal number, shifted
+
+Source of the second: rectified flow with logit-normal levels (Esser et al., arXiv:2403.03206, sections 2 and 3.1). All
+latents are given unit scale by what is written into the autoencoder's configuration between the two. Pictures are
+functions of (seed, step, place in the batch): a resumed run goes on as if it had never stopped, on any number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from longrl.config import FlowMatchingSettings, GeneratorSettings
+from longrl.diffusion import world
+from longrl.diffusion.conditioning import NEGATIVE, rows_of
+from longrl.diffusion.families import Family, family_of
+from longrl.diffusion.tiny import SHIFT
+from longrl.models.student import copy_folder
+from longrl.training.checkpoint import Checkpoints
+from longrl.training.engine import Engine, join, learning_rate
+from longrl.training.metrics import MetricsFile
+from longrl.training.rank import Messages
+from longrl.warehouse.artifacts import ArtifactRef
+
+SIZE = 1e-3  # weight of the latents' mean square in the autoencoder's loss
+SCALES = 64  # pictures from which the latents' scale is taken
+
+
+def main(job: dict[str, Any], messages: Messages) -> None:
+    """Both phases from their last checkpoints, then the whole pipeline is written."""
+    settings = FlowMatchingSettings.model_validate(job["settings"])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rank, ranks = join(device)
+    torch.manual_seed(job["seed"])
+    folder, pipeline = Path(job["folder"]), Path(job["pipeline"])
+    family = family_of(pipeline)
+    pictures = Pictures(job, rank, ranks)
+    autoencoder = family.autoencoder(pipeline, device).requires_grad_(True).train()
+    phases = Phases(settings, folder, messages, rank)
+
+    def reconstruction(step: int) -> Tensor:
+        pixels, _ = pictures.batch(step, settings.batch, device)
+        latents = family.compress(autoencoder, pixels)
+        gap = family.decode(autoencoder, latents, clamp=False) - pixels
+        return gap.abs().mean() + gap.square().mean() + SIZE * latents.square().mean()
+
+    phases.run("autoencoder", autoencoder, reconstruction, settings.autoencoder_steps, settings.autoencoder_rate)
+    autoencoder.eval().requires_grad_(False)
+    pixels, _ = pictures.batch(0, SCALES, device, share=False)
+    with torch.no_grad():
+        family.rescale(autoencoder, family.compress(autoencoder, pixels))
+
+    transformer = family.transformer(pipeline, torch.float32, device).train()
+    negative = rows_of(Path(job["conditioning"]), [NEGATIVE], device)
+
+    def matching(step: int) -> Tensor:
+        pixels, names = pictures.batch(settings.autoencoder_steps + step, settings.batch, device)
+        with torch.no_grad():
+            latents = family.compress(autoencoder, pixels)
+        draws = torch.Generator().manual_seed(hash((job["seed"], step, rank)) % 2**63)
+        words = rows_of(Path(job["conditioning"]), names, device)
+        dropped = (torch.rand(len(names), generator=draws) < settings.unconditional).to(device)
+        for name, rows in words.items():
+            mask = dropped.view(-1, *[1] * (rows.ndim - 1))
+            words[name] = torch.where(mask, negative[name].to(rows), rows)
+        return flow_matching_loss(family, transformer, latents, words, draws)
+
+    phases.run("transformer", transformer, matching, settings.steps, settings.learning_rate)
+    if rank == 0:
+        copy_folder(pipeline, folder / "pipeline")
+        for part, model in (("vae", autoencoder), ("transformer", transformer)):
+            for path in (folder / "pipeline" / part).iterdir():
+                path.unlink()  # a hard link to the file of the generator before
+            model.save_pretrained(folder / "pipeline" / part)
+
+
+def flow_matching_loss(
+    family: Family, transformer: nn.Module, latents: Tensor, words: dict[str, Tensor], draws: torch.Generator
+) -> Tensor:
+    """Mean squared error of the velocity at random levels, a scalar."""
+    noise = torch.randn(latents.shape, generator=draws).to(latents)
+    t = torch.sigmoid(torch.randn(len(latents), generator=draws)).to(latents)
+    t = SHIFT * t / (1 + (SHIFT - 1) * t)
+    spread = t.view(-1, *[1] * (latents.ndim - 1))
+    found = family.velocity(transformer, (1 - spread) * latents + spread * noise, t, words)
+    return (found - (noise - latents)).square().mean()
+
+
+class Pictures:
+    """Rendered pictures or clips of the training prompts."""
+
+    def __init__(self, job: dict[str, Any], rank: int, ranks: int):
+        self.sizes, self.seed = GeneratorSettings.model_validate(job["sizes"]), job["seed"]
+        self.rank, self.ranks = rank, ranks
+        self.rows = ArtifactRef(**job["prompts"]).table().filter(pl.col("split") == "train")
+
+    def batch(self, step: int, count: int, device: str, share: bool = True) -> tuple[Tensor, list[str]]:
+        """This rank's share of a step's pixels (B, F, 3, H, W), and the ids of their prompts."""
+        clips, names = [], []
+        places = range(self.rank, count, self.ranks) if share else range(count)
+        for place in places:
+            draws = np.random.default_rng([self.seed, step, place])
+            row = self.rows.row(int(draws.integers(self.rows.height)), named=True)
+            scene = world.read(row["prompt"])
+            assert scene is not None
+            clips.append(world.render(scene, self.sizes.frames, self.sizes.height, self.sizes.width, draws))
+            names.append(row["prompt_id"])
+        return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).to(device), names
+
+
+class Phases:
+    """Trains one model after another, each with an engine and checkpoints of its own; counts their steps together."""
+
+    def __init__(self, settings: FlowMatchingSettings, folder: Path, messages: Messages, rank: int):
+        self.settings, self.folder, self.messages, self.rank = settings, folder, messages, rank
+        self.before = 0
+        self.metrics: MetricsFile | None = None
+
+    def run(self, name: str, model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, peak: float) -> None:
+        """From the phase's last checkpoint to its end, which is a checkpoint too."""
+        settings = self.settings
+        engine = Engine(model, settings)
+        checkpoints = Checkpoints(self.folder / ".checkpoints" / name, engine, self.messages.warn)
+        done = checkpoints.restore()
+        if self.rank == 0 and (self.metrics is None or done):
+            self.metrics = MetricsFile(self.folder, self.before + done)
+        for step in range(done + 1, steps + 1):
+            rate = learning_rate(step, steps, peak, settings.warmup, settings.decay)
+            local = engine.loss(lambda step=step: loss_of(step))  # type: ignore[misc]
+            norm = engine.step(rate)
+            (loss,) = engine.total(local / engine.ranks)
+            if self.metrics:
+                row = {"phase": name, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
+                self.metrics.write(step=self.before + step, **row)
+                self.messages.progress(self.before + step, f"{name}, loss {loss:.3f}")
+            if step % settings.checkpoint_every == 0 or step == steps:
+                checkpoints.save(step)
+        self.before += steps
