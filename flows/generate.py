@@ -1,6 +1,6 @@
 """RL for an image or video generator: `make generate-rl RECIPE=tiny-image`, or the deployment `generate` in the UI.
 
-    prompts -> generator -> conditioning -> (flowmatch, of a tiny one) -> flowgrpo -> compare -> report
+prompts -> generator -> conditioning -> (flowmatch, of a tiny one) -> flowgrpo -> compare -> report
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def compare(
 ) -> ArtifactRef:
     """Draw the split eval with `generator` and with `rl`, and score both with the rewards of `rl_settings`.
 
-    Prompts that are finished are kept when a run is killed. A reward that is no finite number is null, and its sample is
+    Prompts that are finished are kept when a run is killed. A reward that is no finite number is null, and its sample
     a reject as well.
     """
     digests = code(rl_settings)
@@ -144,9 +144,7 @@ class Painter:
         self.levels = levels(
             self.family, pipeline, settings.steps, self.family.tokens(pipeline, self.shape), sizes.shift
         )
-        self.velocity = Velocity(
-            self.family, transformer, rows_of(self.words, [NEGATIVE], device), settings.guidance
-        )
+        self.velocity = Velocity(self.family, transformer, rows_of(self.words, [NEGATIVE], device), settings.guidance)
         self.autoencoder = self.family.autoencoder(pipeline, device)
 
     def paint(self, model: str, row: dict[str, Any], rewards: Any) -> list[dict[str, Any]]:

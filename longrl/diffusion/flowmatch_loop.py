@@ -1,11 +1,12 @@
 """What every rank of `flowmatch` runs: the autoencoder's reconstruction, then flow matching of the transformer.
 
-    autoencoder   mean |x - decode(encode(x))| + mean square, and a little weight on the latents' size
-    transformer   mean |v(x_t, t, prompt) - (e - x_0)|², x_t = (1 - t) x_0 + t e, t = sigmoid of a normal number, shifted
+    autoencoder   mean |x - decode(encode(x))| + mean square, coloured pixels counting more, + a little |latents|²
+    transformer   mean |v(x_t, t, prompt) - (e - x_0)|², x_t = (1 - t) x_0 + t e, t the sigmoid of a normal, shifted
 
 Source of the second: rectified flow with logit-normal levels (Esser et al., arXiv:2403.03206, sections 2 and 3.1). All
 latents are given unit scale by what is written into the autoencoder's configuration between the two. Pictures are
-functions of (seed, step, place in the batch): a resumed run goes on as if it had never stopped, on any number of ranks.
+functions of (seed, step, place in the batch), noise of (seed, step, rank): a resumed run goes on as if it had never
+stopped.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from longrl.config import FlowMatchingSettings, GeneratorSettings
 from longrl.diffusion import world
 from longrl.diffusion.conditioning import NEGATIVE, rows_of
 from longrl.diffusion.families import Family, family_of
+from longrl.diffusion.sampler import seeded
 from longrl.diffusion.tiny import SHIFT
 from longrl.models.student import copy_folder
 from longrl.training.checkpoint import Checkpoints
@@ -31,6 +33,7 @@ from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages
 from longrl.warehouse.artifacts import ArtifactRef
 
+COLOURED = 10.0  # weight of a fully coloured pixel, beside 1: shapes are a small part of the picture
 SIZE = 1e-3  # weight of the latents' mean square in the autoencoder's loss
 SCALES = 64  # pictures from which the latents' scale is taken
 
@@ -51,7 +54,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         pixels, _ = pictures.batch(step, settings.batch, device)
         latents = family.compress(autoencoder, pixels)
         gap = family.decode(autoencoder, latents, clamp=False) - pixels
-        return gap.abs().mean() + gap.square().mean() + SIZE * latents.square().mean()
+        weight = 1 + COLOURED * (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True))
+        return (weight * (gap.abs() + gap.square())).mean() / weight.mean() + SIZE * latents.square().mean()
 
     phases.run("autoencoder", autoencoder, reconstruction, settings.autoencoder_steps, settings.autoencoder_rate)
     autoencoder.eval().requires_grad_(False)
@@ -66,7 +70,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         pixels, names = pictures.batch(settings.autoencoder_steps + step, settings.batch, device)
         with torch.no_grad():
             latents = family.compress(autoencoder, pixels)
-        draws = torch.Generator().manual_seed(hash((job["seed"], step, rank)) % 2**63)
+        draws = seeded(job["seed"], step, rank)
         words = rows_of(Path(job["conditioning"]), names, device)
         dropped = (torch.rand(len(names), generator=draws) < settings.unconditional).to(device)
         for name, rows in words.items():

@@ -59,7 +59,9 @@ def page(config: GenerateConfig, refs: Mapping[str, ArtifactRef], summary: dict[
         s=summary,
         headline=headline(summary),
         gallery=gallery(refs["compare"]),
-        training=[(name.replace("_", " "), note, chart) for name, note in SHOWN.items() if (chart := curve(steps, name))],
+        training=[
+            (name.replace("_", " "), note, chart) for name, note in SHOWN.items() if (chart := curve(steps, name))
+        ],
         settings=json.dumps(config.model_dump(mode="json"), indent=2),
     )
 

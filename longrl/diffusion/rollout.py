@@ -137,7 +137,8 @@ class Drawer:
         kept = finite[:, None].expand(-1, size)
         everyone = gathered((rewards, kept))
         algorithm = NORMALISED[self.settings.normalise](max_tokens=1)
-        advantages = algorithm.advantages(torch.cat([one for one, _ in everyone]), torch.cat([two for _, two in everyone]))
+        values, there = (torch.cat(parts) for parts in zip(*everyone, strict=True))
+        advantages = algorithm.advantages(values, there)
         start = sum(len(one) for one, _ in everyone[: dist.get_rank()])
         own = advantages[start : start + len(rewards)].clamp(
             -self.settings.largest_advantage, self.settings.largest_advantage

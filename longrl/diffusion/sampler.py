@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def draw(
     latents = noise.to(torch.float32)
     states: list[Tensor] = [latents] if window and window.start == 0 else []
     logprobs: list[Tensor] = []
-    for step, (t, following) in enumerate(zip(levels, levels[1:], strict=False)):
+    for step, (t, following) in enumerate(pairwise(levels)):
         found = velocity(latents, torch.full((len(latents),), t, device=latents.device), conditioning)
         if step in window:
             assert sampling is not None
@@ -78,7 +79,7 @@ def draw(
         if window and window.start <= step + 1 <= window.stop:
             states.append(latents)
     empty = latents.new_zeros(len(latents), 0)
-    return Trajectory(latents, torch.stack(states, 1) if states else empty, torch.stack(logprobs, 1) if logprobs else empty)
+    return Trajectory(latents, *(torch.stack(kept, 1) if kept else empty for kept in (states, logprobs)))
 
 
 def one_noise(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -45,8 +45,11 @@ def summarise(config: GenerateConfig, refs: dict[str, ArtifactRef], run_id: str,
 
 def before_after(rows: pl.DataFrame, values: pl.Series) -> dict[str, float | None]:
     """Means of base and RL, and of the paired difference of samples with the same seed, with its 95% interval."""
-    frame = rows.select("model", "prompt_id", "sample").with_columns(value=values).drop_nulls().filter(
-        pl.col("value").is_finite()
+    frame = (
+        rows.select("model", "prompt_id", "sample")
+        .with_columns(value=values)
+        .drop_nulls()
+        .filter(pl.col("value").is_finite())
     )
     base, rl = (frame.filter(pl.col("model") == model).drop("model") for model in ("base", "rl"))
     pairs = base.join(rl, on=["prompt_id", "sample"], suffix="_rl")

@@ -91,7 +91,8 @@ class Family(ABC):
             for path in sorted((folder / part).rglob("*")):
                 if path.is_file():
                     with path.open("rb") as file:
-                        total.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+                        own = hashlib.file_digest(file, "sha256").hexdigest()
+                    total.update(f"{path.relative_to(folder)}\0{own}".encode())
         return total.hexdigest()
 
 

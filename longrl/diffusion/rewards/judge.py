@@ -1,4 +1,4 @@
-"""The reward `judge`: how good a picture or clip is, said by a vision-language model behind an OpenAI-compatible server.
+"""The reward `judge`: how good a picture or clip is, said by a VLM behind an OpenAI-compatible server.
 
 Frames go as JPEGs, evenly spread over a clip. A judgement that can't be had or read is NaN, never a guess; a server
 that can't be reached ends the run with its own clear error.
@@ -69,9 +69,7 @@ class PictureJudge:
         frames = (clip[chosen] * 255).round().astype(np.uint8)
         kind = "clip, of which these are frames in the order of time," if len(clip) > 1 else "picture"
         content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": jpeg_url(one)}} for one in frames]
-        content.append(
-            {"type": "text", "text": WORDS.format(prompt=prompt[:2000], kind=kind, question=self.question)}
-        )
+        content.append({"type": "text", "text": WORDS.format(prompt=prompt[:2000], kind=kind, question=self.question)})
         text = await self.server.complete([{"role": "user", "content": content}], SCHEMA, prompt[:200], "judge")
         try:
             return Judgement.model_validate_json(unfenced(text)).score / 10
