@@ -12,7 +12,7 @@ from longrl.diffusion.tiny import build_tiny
 SIZES = {
     family: GeneratorSettings(
         family=family, height=16, width=16, frames=5 if family == "wan" else 1,
-        layers=2, heads=2, head_width=12, autoencoder_width=8, text_width=16, vocabulary=300, prompt_tokens=16,
+        layers=2, heads=2, head_width=12, text_width=16, vocabulary=300, prompt_tokens=16,
     )
     for family in ("sd3", "flux", "wan")
 }  # fmt: skip

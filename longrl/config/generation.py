@@ -45,7 +45,7 @@ class GeneratorSettings(Settings):
     height: int = Field(32, ge=8, description="Height of pictures and clips in pixels.")
     width: int = Field(32, ge=8, description="Width of pictures and clips in pixels.")
     frames: int = Field(1, ge=1, description="Frames of a clip; 1: pictures.")
-    prompt_tokens: int = Field(24, ge=8, le=512, description="Tokens of a prompt for the T5-type encoder.")
+    prompt_tokens: int = Field(14, ge=8, le=512, description="Tokens of a prompt for the T5-type encoder.")
     negative: str = Field("", description="Prompt to be guided away from, where guidance is above 1.")
     shift: float | None = Field(
         None, gt=0.0, description="Shift of the noise levels towards noise; empty: as the pipeline's scheduler says."
@@ -53,8 +53,6 @@ class GeneratorSettings(Settings):
     layers: int = Field(4, ge=1, description="Tiny generator: transformer blocks.")
     heads: int = Field(4, ge=1, description="Tiny generator: attention heads.")
     head_width: int = Field(24, ge=12, description="Tiny generator: width of a head.", multiple_of=6)
-    latent_channels: int = Field(4, ge=2, description="Tiny generator: channels of the autoencoder's latents.")
-    autoencoder_width: int = Field(16, ge=8, description="Tiny generator: channels of the autoencoder.", multiple_of=8)
     text_width: int = Field(48, ge=16, description="Tiny generator: width of its text encoders.", multiple_of=16)
     vocabulary: int = Field(400, ge=300, description="Tiny generator: largest size of the tokenizers' vocabulary.")
 
@@ -62,8 +60,6 @@ class GeneratorSettings(Settings):
 class FlowMatchingSettings(EngineSettings):
     """Pretraining of a tiny generator on rendered pictures or clips, so that RL starts from something."""
 
-    autoencoder_steps: int = Field(250, ge=1, description="Steps that teach the autoencoder to reconstruct.")
-    autoencoder_rate: float = Field(3e-3, gt=0.0, description="Learning rate of the autoencoder.")
     steps: int = Field(600, ge=0, description="Steps of flow matching.")
     batch: int = Field(32, ge=1, description="Pictures or clips of a step, over all ranks.")
     learning_rate: float = Field(1e-3, gt=0.0, description="Peak learning rate of the transformer.")

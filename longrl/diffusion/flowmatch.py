@@ -1,8 +1,7 @@
 """Stage `flowmatch`: teach a tiny generator the rendered world, so that RL starts from something that draws.
 
-What its makers' pretraining is to a real generator: first the autoencoder learns to reconstruct, then the transformer
-learns velocities by flow matching. Only prompts of the split train are seen. This is the Prefect side: it imports no
-torch.
+What its makers' pretraining is to a real generator: the transformer learns velocities by flow matching. Only prompts of
+the split train are seen. This is the Prefect side: it imports no torch.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ def flowmatch(
             "folder": str(draft.folder),
             "seed": seed,
         }
-        steps = settings.autoencoder_steps + settings.steps
-        run_ranks("longrl.diffusion.flowmatch_loop", job, settings.ranks, draft, "flowmatch", steps, tracking)
+        run_ranks("longrl.diffusion.flowmatch_loop", job, settings.ranks, draft, "flowmatch", settings.steps, tracking)
 
     shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames}
     parts: dict[str, Any] = {"settings": settings, "seed": seed, **shown}

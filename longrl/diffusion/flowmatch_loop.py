@@ -1,17 +1,14 @@
-"""What every rank of `flowmatch` runs: the autoencoder's reconstruction, then flow matching of the transformer.
+"""What every rank of `flowmatch` runs: flow matching of a tiny transformer on rendered pictures or clips.
 
-    autoencoder   mean |x - decode(encode(x))| + mean square, coloured pixels counting more, + a little |latents|²
-    transformer   mean |v(x_t, t, prompt) - (e - x_0)|², x_t = (1 - t) x_0 + t e, t the sigmoid of a normal, shifted
+    mean |v(x_t, t, prompt) - (e - x_0)|²,   x_t = (1 - t) x_0 + t e,   t the sigmoid of a normal number, shifted
 
-Source of the second: rectified flow with logit-normal levels (Esser et al., arXiv:2403.03206, sections 2 and 3.1). All
-latents are given unit scale by what is written into the autoencoder's configuration between the two. Pictures are
-functions of (seed, step, place in the batch), noise of (seed, step, rank): a resumed run goes on as if it had never
-stopped.
+Source: rectified flow with logit-normal levels (Esser et al., arXiv:2403.03206, sections 2 and 3.1). Before it latents
+are given mean 0 and deviation 1 by what is written into the autoencoder's configuration. Pictures are functions of
+(seed, step, place in the batch), noise of (seed, step, rank): a resumed run goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,58 +30,59 @@ from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages
 from longrl.warehouse.artifacts import ArtifactRef
 
-COLOURED = 10.0  # weight of a fully coloured pixel, beside 1: shapes are a small part of the picture
-SIZE = 1e-3  # weight of the latents' mean square in the autoencoder's loss
 SCALES = 64  # pictures from which the latents' scale is taken
 
 
 def main(job: dict[str, Any], messages: Messages) -> None:
-    """Both phases from their last checkpoints, then the whole pipeline is written."""
+    """Train from the last checkpoint to the last step, then write the whole pipeline."""
     settings = FlowMatchingSettings.model_validate(job["settings"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, ranks = join(device)
     torch.manual_seed(job["seed"])
-    folder, pipeline = Path(job["folder"]), Path(job["pipeline"])
+    folder, pipeline, words = Path(job["folder"]), Path(job["pipeline"]), Path(job["conditioning"])
     family = family_of(pipeline)
     pictures = Pictures(job, rank, ranks)
-    autoencoder = family.autoencoder(pipeline, device).requires_grad_(True).train()
-    phases = Phases(settings, folder, messages, rank)
-
-    def reconstruction(step: int) -> Tensor:
-        pixels, _ = pictures.batch(step, settings.batch, device)
-        latents = family.compress(autoencoder, pixels)
-        gap = family.decode(autoencoder, latents, clamp=False) - pixels
-        weight = 1 + COLOURED * (pixels.amax(2, keepdim=True) - pixels.amin(2, keepdim=True))
-        return (weight * (gap.abs() + gap.square())).mean() / weight.mean() + SIZE * latents.square().mean()
-
-    phases.run("autoencoder", autoencoder, reconstruction, settings.autoencoder_steps, settings.autoencoder_rate)
-    autoencoder.eval().requires_grad_(False)
+    autoencoder = family.autoencoder(pipeline, device)
     pixels, _ = pictures.batch(0, SCALES, device, share=False)
     with torch.no_grad():
         family.rescale(autoencoder, family.compress(autoencoder, pixels))
-
+    negative = rows_of(words, [NEGATIVE], device)
     transformer = family.transformer(pipeline, torch.float32, device).train()
-    negative = rows_of(Path(job["conditioning"]), [NEGATIVE], device)
+    engine = Engine(transformer, settings)
+    checkpoints = Checkpoints(folder, engine, messages.warn)
+    done = checkpoints.restore()
+    metrics = MetricsFile(folder, done) if rank == 0 else None
 
-    def matching(step: int) -> Tensor:
-        pixels, names = pictures.batch(settings.autoencoder_steps + step, settings.batch, device)
+    def loss_of(step: int) -> Tensor:
+        pixels, names = pictures.batch(step, settings.batch, device)
         with torch.no_grad():
             latents = family.compress(autoencoder, pixels)
         draws = seeded(job["seed"], step, rank)
-        words = rows_of(Path(job["conditioning"]), names, device)
+        taught = rows_of(words, names, device)
         dropped = (torch.rand(len(names), generator=draws) < settings.unconditional).to(device)
-        for name, rows in words.items():
+        for name, rows in taught.items():
             mask = dropped.view(-1, *[1] * (rows.ndim - 1))
-            words[name] = torch.where(mask, negative[name].to(rows), rows)
-        return flow_matching_loss(family, transformer, latents, words, draws)
+            taught[name] = torch.where(mask, negative[name].to(rows), rows)
+        return flow_matching_loss(family, transformer, latents, taught, draws)
 
-    phases.run("transformer", transformer, matching, settings.steps, settings.learning_rate)
-    if rank == 0:
-        copy_folder(pipeline, folder / "pipeline")
-        for part, model in (("vae", autoencoder), ("transformer", transformer)):
-            for path in (folder / "pipeline" / part).iterdir():
-                path.unlink()  # a hard link to the file of the generator before
-            model.save_pretrained(folder / "pipeline" / part)
+    for step in range(done + 1, settings.steps + 1):
+        rate = learning_rate(step, settings.steps, settings.learning_rate, settings.warmup, settings.decay)
+        local = engine.loss(lambda step=step: loss_of(step))  # type: ignore[misc]
+        norm = engine.step(rate)
+        (loss,) = engine.total(local / engine.ranks)
+        if metrics:
+            metrics.write(step=step, loss=loss, gradient_norm=norm, learning_rate=rate)
+            messages.progress(step, f"loss {loss:.3f}")
+        if step % settings.checkpoint_every == 0 and step < settings.steps:
+            checkpoints.save(step)
+    with engine.whole():
+        if rank == 0:
+            copy_folder(pipeline, folder / "pipeline")
+            for part, model in (("vae", autoencoder), ("transformer", transformer)):
+                for path in (folder / "pipeline" / part).iterdir():
+                    path.unlink()  # a hard link to the file of the generator before
+                model.save_pretrained(folder / "pipeline" / part)
+        torch.distributed.barrier()
 
 
 def flow_matching_loss(
@@ -119,33 +117,3 @@ class Pictures:
             clips.append(world.render(scene, self.sizes.frames, self.sizes.height, self.sizes.width, draws))
             names.append(row["prompt_id"])
         return torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3).to(device), names
-
-
-class Phases:
-    """Trains one model after another, each with an engine and checkpoints of its own; counts their steps together."""
-
-    def __init__(self, settings: FlowMatchingSettings, folder: Path, messages: Messages, rank: int):
-        self.settings, self.folder, self.messages, self.rank = settings, folder, messages, rank
-        self.before = 0
-        self.metrics: MetricsFile | None = None
-
-    def run(self, name: str, model: nn.Module, loss_of: Callable[[int], Tensor], steps: int, peak: float) -> None:
-        """From the phase's last checkpoint to its end, which is a checkpoint too."""
-        settings = self.settings
-        engine = Engine(model, settings)
-        checkpoints = Checkpoints(self.folder / ".checkpoints" / name, engine, self.messages.warn)
-        done = checkpoints.restore()
-        if self.rank == 0 and (self.metrics is None or done):
-            self.metrics = MetricsFile(self.folder, self.before + done)
-        for step in range(done + 1, steps + 1):
-            rate = learning_rate(step, steps, peak, settings.warmup, settings.decay)
-            local = engine.loss(lambda step=step: loss_of(step))  # type: ignore[misc]
-            norm = engine.step(rate)
-            (loss,) = engine.total(local / engine.ranks)
-            if self.metrics:
-                row = {"phase": name, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
-                self.metrics.write(step=self.before + step, **row)
-                self.messages.progress(self.before + step, f"{name}, loss {loss:.3f}")
-            if step % settings.checkpoint_every == 0 or step == steps:
-                checkpoints.save(step)
-        self.before += steps

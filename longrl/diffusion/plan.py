@@ -60,7 +60,7 @@ def sizes(config: GenerateConfig) -> Sizes:
     import torch
 
     from longrl.diffusion.families import FAMILIES, family_of
-    from longrl.diffusion.tiny import BUILDERS
+    from longrl.diffusion.tiny import BUILDERS, CLIP_PATCH
 
     path = Path(config.generator.path).expanduser()
     if config.generator.path and (path / "model_index.json").is_file():
@@ -74,8 +74,8 @@ def sizes(config: GenerateConfig) -> Sizes:
         family = FAMILIES[config.generator.family]
         pipeline = BUILDERS[family.name](config.generator, ["a prompt"])
         transformer, autoencoder = pipeline.transformer, pipeline.vae.config
-        space, time, channels = (4, 2, autoencoder.z_dim) if family.video else (2, 1, autoencoder.latent_channels)
-        shape, tokens = latents(config, space, time, channels)
+        channels = autoencoder.z_dim if family.video else autoencoder.latent_channels
+        shape, tokens = latents(config, 2, 1, channels, CLIP_PATCH if family.video else 2)
     else:
         if path.name not in PUBLISHED:
             raise GeneratorPlanError(
@@ -99,12 +99,14 @@ def sizes(config: GenerateConfig) -> Sizes:
     return Sizes(family.name, total, trained, layers, width, tokens + words, prod(shape))
 
 
-def latents(config: GenerateConfig, space: int, time: int, channels: int) -> tuple[tuple[int, ...], int]:
-    """Shape of a sample's latents and the tokens they make, with patches of 2 x 2."""
+def latents(
+    config: GenerateConfig, space: int, time: int, channels: int, patch: int = 2
+) -> tuple[tuple[int, ...], int]:
+    """Shape of a sample's latents and the tokens they make, with patches of `patch` latents a side."""
     one = config.generator
     frames = (one.frames - 1) // time + 1
     shape = (channels, frames, one.height // space, one.width // space)
-    return shape, frames * (shape[2] // 2) * (shape[3] // 2)
+    return shape, frames * (shape[2] // patch) * (shape[3] // patch)
 
 
 def adapter_numbers(transformer: Any, targets: tuple[str, ...], rank: int) -> int:

@@ -51,7 +51,7 @@ def dynamic_shift(tokens: int, config: object) -> float:
 def window(settings: SamplingSettings, seed: str) -> range:
     """The steps of one batch of rollouts that are sampled by the SDE and trained, at a random place.
 
-    Source: MixGRPO (arXiv:2507.21802), section 3.2, with its window drawn anew each time, as Flow-GRPO-Fast does. The
+    Source: MixGRPO (arXiv:2507.21802), with its window drawn anew each time, as Flow-GRPO-Fast does. The
     last step is never among them: its noise would stay in the picture.
 
     >>> list(window(SamplingSettings(steps=4, window=3), "any"))

@@ -3,10 +3,10 @@
 Notation of Flow-GRPO (arXiv:2505.05470): the noise level t runs from 1 (noise) to 0 (data), x_t = (1 - t) x_0 + t e
 with e ~ N(0, I), and the model predicts the velocity v = E[e - x_0 | x_t]. The ODE dx = v dt has the same marginals as
 
-    dx = [v + s²/(2t) (x + (1 - t) v)] dt + s dw                                                        (equation 8)
+    dx = [v + s²/(2t) (x + (1 - t) v)] dt + s dw                                                        (section 4.2)
 
 for any noise s(t): the bracket's second part is -s²/2 times the score, which at t is -(x + (1 - t) v)/t. One
-Euler-Maruyama step from t to t' < t is a Gaussian whose mean is linear in x and v (equation 9):
+Euler-Maruyama step from t to t' < t is a Gaussian whose mean is linear in x and v:
 
     x' ~ N(keep x + push v, std² I),   std = s sqrt(t - t')
 
@@ -40,8 +40,8 @@ class Transition:
 def noise_at(t: float, following: float, kind: Noise, level: float) -> float:
     """The SDE's noise s(t) on the step from `t` to `following`.
 
-    `flow_grpo`: level sqrt(t / (1 - t)) (Flow-GRPO, below equation 8). At t = 1, where that is infinite, 1 - t is taken
-    of the step's end, as the authors' code does. `dance_grpo`: level everywhere (DanceGRPO, arXiv:2505.07818, eq. 8).
+    `flow_grpo`: level sqrt(t / (1 - t)) (Flow-GRPO, section 4.2). At t = 1, where that is infinite, 1 - t is taken
+    of the step's end, as the authors' code does. `dance_grpo`: level everywhere (DanceGRPO, arXiv:2505.07818).
 
     >>> noise_at(0.5, 0.4, "flow_grpo", 0.7), noise_at(0.5, 0.4, "dance_grpo", 0.3)
     (0.7, 0.3)
@@ -80,7 +80,7 @@ def gaussian_kl(velocity: Tensor, reference: Tensor, step: Transition) -> Tensor
     """KL of a step's Gaussian under the policy to that under the reference, a mean over elements (B,), float32.
 
     Both have the same variance, so it is |mean - mean_ref|² / (2 std²), and the means differ by push (v - v_ref).
-    Source: Flow-GRPO (arXiv:2505.05470), equation 10.
+    Source: Flow-GRPO (arXiv:2505.05470), section 4.2, in its closed form.
 
     >>> gaussian_kl(torch.ones(1, 2), torch.zeros(1, 2), Transition(1.0, -0.5, 0.5))
     tensor([0.5000])

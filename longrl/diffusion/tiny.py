@@ -1,8 +1,8 @@
 """Tiny generators from their configuration: whole diffusers pipelines of one to two million parameters.
 
-Tokenizers are byte-level BPEs trained on the prompts, text encoders are random and stay so: what a word means is
-learned by the transformer, as it is for every generator with frozen encoders. The folder that is saved is an ordinary
-one, which diffusers loads with its own code.
+Autoencoders are built, not learned (`autoencoders`). Tokenizers are byte-level BPEs trained on the prompts, text encoders
+are random and stay so: what a word means is learned by the transformer, as it is for every generator with frozen
+encoders. The folder that is saved is an ordinary one, which diffusers loads with its own code.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLWan,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -36,8 +34,10 @@ from transformers import (
 )
 
 from longrl.config import GeneratorSettings
+from longrl.diffusion.autoencoders import COLOURS, clip_autoencoder, picture_autoencoder
 
 PAD, END, START = "<pad>", "<end>", "<start>"
+CLIP_PATCH = 4  # latents a side
 SHIFT = 3.0  # of the noise levels, as in SD3 and Wan
 
 
@@ -101,23 +101,6 @@ def t5_sizes(settings: GeneratorSettings, words: Any) -> dict[str, Any]:
     }
 
 
-def picture_autoencoder(settings: GeneratorSettings) -> AutoencoderKL:
-    """Halves a picture's sides."""
-    width = settings.autoencoder_width
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(width, 2 * width),
-        latent_channels=settings.latent_channels,
-        norm_num_groups=8,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        mid_block_add_attention=False,
-    )
-
-
 def sd3(settings: GeneratorSettings, prompts: list[str]) -> StableDiffusion3Pipeline:
     """A Stable Diffusion 3 with all three text encoders."""
     words = tokenizer(prompts, settings)
@@ -126,21 +109,21 @@ def sd3(settings: GeneratorSettings, prompts: list[str]) -> StableDiffusion3Pipe
     transformer = SD3Transformer2DModel(
         sample_size=settings.height // 2,
         patch_size=2,
-        in_channels=settings.latent_channels,
+        in_channels=COLOURS,
         num_layers=settings.layers,
         attention_head_dim=settings.head_width,
         num_attention_heads=settings.heads,
         joint_attention_dim=2 * settings.text_width,
         caption_projection_dim=width,
         pooled_projection_dim=2 * settings.text_width,
-        out_channels=settings.latent_channels,
+        out_channels=COLOURS,
         pos_embed_max_size=max(settings.height, settings.width) // 4,
         qk_norm="rms_norm",
     )
     return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        vae=picture_autoencoder(settings),
+        vae=picture_autoencoder(),
         text_encoder=clips[0],
         tokenizer=words,
         text_encoder_2=clips[1],
@@ -155,7 +138,7 @@ def flux(settings: GeneratorSettings, prompts: list[str]) -> FluxPipeline:
     words = tokenizer(prompts, settings)
     third = settings.head_width // 3
     transformer = FluxTransformer2DModel(
-        in_channels=4 * settings.latent_channels,
+        in_channels=4 * COLOURS,
         num_layers=max(1, settings.layers // 2),
         num_single_layers=max(1, settings.layers - settings.layers // 2),
         attention_head_dim=settings.head_width,
@@ -167,7 +150,7 @@ def flux(settings: GeneratorSettings, prompts: list[str]) -> FluxPipeline:
     return FluxPipeline(
         transformer=transformer,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        vae=picture_autoencoder(settings),
+        vae=picture_autoencoder(),
         text_encoder=CLIPTextModel(clip_config(settings, words)).eval(),
         tokenizer=words,
         text_encoder_2=T5EncoderModel(T5Config(**t5_sizes(settings, words))).eval(),
@@ -176,35 +159,24 @@ def flux(settings: GeneratorSettings, prompts: list[str]) -> FluxPipeline:
 
 
 def wan(settings: GeneratorSettings, prompts: list[str]) -> WanPipeline:
-    """A Wan whose autoencoder quarters the sides and halves the frames: 2 k + 1 frames become k + 1."""
+    """A Wan whose autoencoder halves the sides and keeps every frame; its patches are larger, so that it is quick."""
     words = tokenizer(prompts, settings)
-    channels = settings.latent_channels
     transformer = WanTransformer3DModel(
         num_attention_heads=settings.heads,
         attention_head_dim=settings.head_width,
-        in_channels=channels,
-        out_channels=channels,
+        patch_size=(1, CLIP_PATCH, CLIP_PATCH),
+        in_channels=COLOURS,
+        out_channels=COLOURS,
         text_dim=2 * settings.text_width,
         freq_dim=64,
         ffn_dim=4 * settings.heads * settings.head_width,
         num_layers=settings.layers,
         rope_max_seq_len=64,
     )
-    autoencoder = AutoencoderKLWan(
-        base_dim=settings.autoencoder_width,
-        z_dim=channels,
-        dim_mult=[1, 2, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.0] * channels,
-        latents_std=[1.0] * channels,
-        scale_factor_temporal=2,
-        scale_factor_spatial=4,
-    )
     return WanPipeline(
         tokenizer=words,
         text_encoder=UMT5EncoderModel(UMT5Config(**t5_sizes(settings, words))).eval(),
-        vae=autoencoder,
+        vae=clip_autoencoder(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         transformer=transformer,
     )

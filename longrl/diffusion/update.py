@@ -3,7 +3,7 @@
     1/N sum_i 1/W sum_w [ -min(r_iw A_i, clip(r_iw, 1 - e, 1 + e) A_i) + kl KL_iw ]
 
 r_iw is the ratio of a step's densities now and when it was sampled, A_i the sample's advantage, KL_iw the closed-form
-KL of the step's Gaussian to the reference's. Source: Flow-GRPO (arXiv:2505.05470), equations 4, 5 and 10; clipping is
+KL of the step's Gaussian to the reference's. Source: Flow-GRPO (arXiv:2505.05470), sections 4.1 and 4.2; clipping is
 that of `longrl.training.losses`, a denoising step being what a token is there.
 
 The mean is over the mini-batch of all ranks and forwards. With one update a batch the ratio is 1 and clipping can't

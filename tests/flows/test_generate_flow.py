@@ -16,7 +16,6 @@ SMALL = {
     "generator.width": "16",
     "generator.layers": "2",
     "generator.heads": "2",
-    "pretrain.autoencoder_steps": "2",
     "pretrain.steps": "2",
     "pretrain.batch": "4",
     "rl.steps": "2",

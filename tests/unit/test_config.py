@@ -52,7 +52,7 @@ def test_the_resolved_configuration_is_read_back_equal():
 
 
 def test_every_section_s_field_is_listed():
-    assert {"rl", "rl.group_size", "caption.server.base_url"} <= set(field_names())
+    assert {"rl", "rl.group_size", "caption.server.base_url"} <= set(field_names(PipelineConfig))
 
 
 def test_an_entry_of_a_list_is_set_by_its_name():

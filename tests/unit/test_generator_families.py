@@ -93,16 +93,39 @@ def test_latents_come_back_in_their_shape(loaded):
     assert again.std() == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"height": 20}, "multiples of"),
-        ({"frames": 4}, "frames is 4"),
-    ],
-)
-def test_a_size_that_the_pipeline_can_not_draw_is_refused(loaded, change, words):
-    with pytest.raises(GeneratorError, match=words):
-        loaded.family.latent_shape(loaded.folder, loaded.settings.model_copy(update=change | {"width": 18}))
+def test_a_size_that_the_pipeline_can_not_draw_is_refused(loaded):
+    with pytest.raises(GeneratorError, match="height and width are 18 and 16; .* draws multiples of"):
+        loaded.family.latent_shape(loaded.folder, loaded.settings.model_copy(update={"height": 18}))
+
+
+def test_a_picture_has_one_frame(loaded):
+    if not loaded.family.video:
+        with pytest.raises(GeneratorError, match=r"frames is 4, but a .* pipeline draws pictures"):
+            loaded.family.latent_shape(loaded.folder, loaded.settings.model_copy(update={"frames": 4}))
+
+
+def test_a_wan_as_published_shrinks_time_by_four(tmp_path):
+    for part, config in (
+        ("vae", {"z_dim": 16, "dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]}),
+        ("transformer", {"patch_size": [1, 2, 2]}),
+    ):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    wan, sizes = FAMILIES["wan"], SIZES["wan"].model_copy(update={"height": 480, "width": 832, "frames": 81})
+    assert wan.latent_shape(tmp_path, sizes) == (16, 21, 60, 104)
+    assert wan.tokens(tmp_path, (16, 21, 60, 104)) == 32_760  # as Wan's own code counts them
+    with pytest.raises(GeneratorError, match=r"frames is 80; this wan pipeline draws 4 k \+ 1 frames, such as 77"):
+        wan.latent_shape(tmp_path, sizes.model_copy(update={"frames": 80}))
+
+
+def test_the_tiny_autoencoders_average_pixels_and_repeat_them(loaded):
+    frames = loaded.settings.frames
+    pixels = torch.rand(2, frames, 3, 16, 16)
+    with torch.no_grad():
+        back = loaded.family.decode(loaded.autoencoder, loaded.family.compress(loaded.autoencoder, pixels))
+    halves = torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 2)
+    expected = halves.repeat_interleave(2, 2).repeat_interleave(2, 3).view_as(pixels)
+    torch.testing.assert_close(back, expected, atol=2e-3, rtol=0)
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):

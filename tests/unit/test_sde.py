@@ -87,7 +87,7 @@ def test_two_modes_come_out_of_the_sde_as_out_of_the_data():
 
 @pytest.mark.parametrize(("kind", "level"), KINDS)
 @pytest.mark.parametrize(("t", "following"), [(1.0, 0.9), (0.7, 0.5), (0.2, 0.1)])
-def test_a_step_is_equation_9_of_flow_grpo_written_out(kind, level, t, following):
+def test_a_step_is_flow_grpo_s_written_out(kind, level, t, following):
     x, v = torch.randn(3, 4), torch.randn(3, 4)
     s = level if kind == "dance_grpo" else level * math.sqrt(t / (1 - (t if t < 1 else following)))
     dt = following - t
@@ -110,7 +110,7 @@ def test_the_kl_is_that_of_torch_s_normals():
 
 
 def test_the_kl_is_the_paper_s_closed_form():
-    """Below equation 10: dt / 2 (s (1 - t) / (2 t) + 1 / s)² |v - v_ref|²."""
+    """Flow-GRPO, section 4.2: dt / 2 (s (1 - t) / (2 t) + 1 / s)² |v - v_ref|²."""
     t, following = 0.8, 0.6
     s = noise_at(t, following, "flow_grpo", 0.7)
     v, reference = torch.randn(2, 9), torch.randn(2, 9)

@@ -110,7 +110,7 @@ def smoothness(pixels: Pixels, prompts: Sequence[str]) -> Values:
     """Motion smoothness: how well each frame is the middle of its neighbours, from 1 down.
 
     1 - mean |x_{f-1} - 2 x_f + x_{f+1}| / (mean |x_f - x_{f-1}| + 0.02): steady change scores high, flicker low. The
-    measure follows the interpolation error behind VBench's motion smoothness (arXiv:2311.17982, section 3.1), with the
+    measure follows the interpolation error behind VBench's motion smoothness (arXiv:2311.17982), with the
     mean of the neighbours in place of an interpolation network.
     """
     if pixels.shape[1] < 3:
