@@ -1,8 +1,8 @@
 """Tiny generators from their configuration: whole diffusers pipelines of one to two million parameters.
 
-Autoencoders are built, not learned (`autoencoders`). Tokenizers are byte-level BPEs trained on the prompts, text encoders
-are random and stay so: what a word means is learned by the transformer, as it is for every generator with frozen
-encoders. The folder that is saved is an ordinary one, which diffusers loads with its own code.
+Autoencoders are built, not learned (`autoencoders`). Tokenizers are byte-level BPEs trained on the prompts, text
+encoders are random and stay so: what a word means is learned by the transformer, as it is for every generator with
+frozen encoders. The folder that is saved is an ordinary one, which diffusers loads with its own code.
 """
 
 from __future__ import annotations

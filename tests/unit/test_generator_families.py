@@ -94,7 +94,7 @@ def test_latents_come_back_in_their_shape(loaded):
 
 
 def test_a_size_that_the_pipeline_can_not_draw_is_refused(loaded):
-    with pytest.raises(GeneratorError, match="height and width are 18 and 16; .* draws multiples of"):
+    with pytest.raises(GeneratorError, match=r"height and width are 18 and 16; .* draws multiples of"):
         loaded.family.latent_shape(loaded.folder, loaded.settings.model_copy(update={"height": 18}))
 
 
