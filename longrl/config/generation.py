@@ -87,8 +87,8 @@ class SamplingSettings(Settings):
     window_to: int = Field(
         0,
         ge=0,
-        description="The window ends before this step; 0: before the last, which follows the ODE. Diffusers' schedules of "
-        "SD3 and Wan come close to 0 one step before, so noise there stays in the picture: end earlier.",
+        description="The window ends before this step; 0: before the last, which follows the ODE. Diffusers' schedules "
+        "of SD3 and Wan come close to 0 one step before, so noise there stays in the picture: end earlier.",
     )
     shared_noise: bool = Field(False, description="All samples of a prompt begin with the same noise.")
     batch: int = Effort(16, ge=1, description="Samples in one forward, of rollout and update.")
