@@ -87,11 +87,11 @@ class Contest:
     """A student, an engine with its weights, and a film."""
 
     def __init__(self, model: Path, film: Path) -> None:
-        from longrl.models import qwen2_5_vl
+        from longrl.models import families
         from longrl.rollout.vllm import Engine
         from longrl.video.sample import plan_frames
 
-        self.student = qwen2_5_vl.load(model)
+        self.student = families.load(model)
         self.student.model.eval()
         self.film, self.plan = film, plan_frames(float(SECONDS), FRAMES, SIDE, SIDE)
         self.engine = Engine(model, max_model_len=1024, kv_cache_gib=0.25)
@@ -102,23 +102,24 @@ class Contest:
         """The film's patches and their grid, decoded anew."""
         import numpy as np
 
-        from longrl.models import qwen2_5_vl
         from longrl.video.decode import each_frame
 
-        return qwen2_5_vl.patches(self.student, np.stack(list(each_frame(self.film, self.plan))))
+        return self.student.patches(np.stack(list(each_frame(self.film, self.plan))))
 
     def together(self, questions: list[str]) -> list[str]:
         import torch
 
-        from longrl.models import qwen2_5_vl
         from longrl.rollout.request import Request
 
         self.engine.reset_caches()
         pixels, grid = self.pixels()
         with torch.no_grad():
-            embeds = qwen2_5_vl.encode(self.student, [pixels], [grid])[0]
-        prompts = [self.student.chat.prompt(text, grid, self.plan.second_per_grid) for text in questions]
-        rollouts = self.engine.generate([Request(prompt, embeds, 1, 0.0, NEW, 0) for prompt in prompts])
+            embeds = self.student.encode([pixels], [grid])[0]
+        prompts = [
+            self.student.chat.prompt(text, [self.student.chat.video(grid, self.plan.second_per_grid)])
+            for text in questions
+        ]
+        rollouts = self.engine.generate([Request(prompt, (embeds,), 1, 0.0, NEW, 0) for prompt in prompts])
         return [group[0].text for group in rollouts]
 
     def one_by_one(self, questions: list[str]) -> list[str]:
@@ -127,7 +128,7 @@ class Contest:
         answers = []
         for text in questions:
             pixels, grid = self.pixels()
-            prompt = self.student.chat.prompt(text, grid, self.plan.second_per_grid)
+            prompt = self.student.chat.prompt(text, [self.student.chat.video(grid, self.plan.second_per_grid)])
             ids = torch.tensor([prompt.expanded])
             video = self.student.model.config.video_token_id
             with torch.no_grad():

@@ -33,7 +33,7 @@ from longrl.models.shape import PUBLISHED, Shape, from_config
 from longrl.mrsp import costs
 
 if TYPE_CHECKING:
-    from longrl.models.qwen2_5_vl import Student
+    from longrl.models.base import Student
     from longrl.mrsp.prefix import Group
 
 FRAMES = (450, 900, 1800, 3600)
@@ -141,7 +141,7 @@ def build(name: str, tiny: bool) -> tuple[Student, Shape]:
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    from longrl.models.qwen2_5_vl import Student, prepare
+    from longrl.models.qwen2_5_vl import Qwen2_5_VL
     from longrl.models.tiny import train_tokenizer
 
     config = copy.deepcopy(PUBLISHED[f"Qwen2.5-VL-{name}-Instruct"])
@@ -153,10 +153,11 @@ def build(name: str, tiny: bool) -> tuple[Student, Shape]:
     with torch.device("cuda" if gpu else "cpu"):
         model: Any = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)).train()
     torch.set_default_dtype(torch.float32)
-    prepare(model)
-    model.model.visual.requires_grad_(False)
+    student = Qwen2_5_VL(model, train_tokenizer(["what happens?"], 400), None)
+    student.prepare()
+    student.freeze("tower", "projector")
     model.gradient_checkpointing_enable(offload=gpu)
-    return Student(model, train_tokenizer(["what happens?"], 400), None), from_config(config)
+    return student, from_config(config)
 
 
 def group_of(student: Student, frames: int, response: int) -> Group:
@@ -165,8 +166,8 @@ def group_of(student: Student, frames: int, response: int) -> Group:
 
     from longrl.mrsp.prefix import response_group
 
-    prompt = student.chat.prompt("what happens?", (-(-frames // 2), *SIDES), second_per_grid=2.0)
-    embeds = torch.randn(prompt.video_tokens, student.hidden_size, device=student.device, dtype=student.model.dtype)
+    prompt = student.chat.prompt("what happens?", [student.chat.video((-(-frames // 2), *SIDES), 2.0)])
+    embeds = (torch.randn(prompt.media_tokens, student.width, device=student.device, dtype=student.dtype),)
     draw = random.Random(0)
     return response_group(prompt, embeds, [[draw.randrange(8, 300) for _ in range(response)] for _ in range(GROUP)])
 

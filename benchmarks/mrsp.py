@@ -42,7 +42,7 @@ from benchmarks.prefix import (
 )
 
 if TYPE_CHECKING:
-    from longrl.models.qwen2_5_vl import Student
+    from longrl.models.base import Student
 
 FRAMES = (8, 16, 32, 64, 128, 256, 512, 1024)
 COLUMNS = ("none", "cached", "prefix", "parallel")
@@ -116,13 +116,13 @@ class Rank:
     """A student, a rollout engine, and the video they look at."""
 
     def __init__(self, model: Path, most: int) -> None:
-        from longrl.models import qwen2_5_vl
+        from longrl.models import families
         from longrl.mrsp import ulysses
         from longrl.rollout import vllm
 
-        self.student: Student = qwen2_5_vl.load(model)
+        self.student: Student = families.load(model)
         self.student.model.model.visual.requires_grad_(False)
-        self.shards = ulysses.make_shards(RANKS, self.student.model.config.text_config.num_attention_heads)
+        self.shards = ulysses.make_shards(RANKS, self.student.heads)
         self.peaks: dict[str, float] = {}  # MiB, by column
         longest = most // 2 * (SIDE // 28) ** 2 + TEXT + NEW
         self.sampler = vllm.Engine(model, -(-longest // 128) * 128)
@@ -131,21 +131,17 @@ class Rank:
         """Take a video of noise and encode it for the columns that have embeddings cached."""
         import numpy as np
 
-        from longrl.models import qwen2_5_vl
-
         noise = np.random.default_rng(0).integers(0, 255, (frames, SIDE, SIDE, 3), dtype=np.uint8)
-        self.pixels, self.grid = qwen2_5_vl.patches(self.student, noise)
+        self.pixels, self.grid = self.student.patches(noise)
         self.embeds = self.encode(1)
-        self.prompt = question(self.student, self.grid, len(self.embeds) + TEXT)
+        self.prompt = question(self.student, self.grid, len(self.embeds[0]) + TEXT)
 
     def encode(self, times: int) -> Any:
         """Embeddings of the video, computed so many times, in one batch."""
         import torch
 
-        from longrl.models import qwen2_5_vl
-
         with torch.no_grad():
-            return qwen2_5_vl.encode(self.student, [self.pixels] * times, [self.grid] * times)[0]
+            return (self.student.encode([self.pixels] * times, [self.grid] * times)[0],)
 
     def step(self, column: str) -> None:
         """One step of a column, all ranks together; notes the peak memory of this one."""

@@ -35,8 +35,8 @@ from longrl.models.shape import Shape, from_config
 from longrl.mrsp import costs
 
 if TYPE_CHECKING:
-    from longrl.models.chat import Prompt
-    from longrl.models.qwen2_5_vl import Student
+    from longrl.models.base import Student
+    from longrl.models.prompt import Prompt
 
 PROMPTS = (544, 2080, 8224, 16_416)
 RESPONSES = (64, 256)
@@ -128,7 +128,8 @@ def write_model(folder: Path, layers: int) -> None:
     import torch
     from transformers import Qwen2_5_VLForConditionalGeneration
 
-    from longrl.models.tiny import processor, tiny_config, train_tokenizer
+    from longrl.models.qwen2_5_vl import Qwen2_5_VL
+    from longrl.models.tiny import train_tokenizer
 
     settings = ModelSettings(
         hidden_size=256,
@@ -140,33 +141,33 @@ def write_model(folder: Path, layers: int) -> None:
         initializer_range=0.02,
     )
     tokenizer = train_tokenizer(["what moves? the red ball moves left"] * 3, 600)
-    config = tiny_config(tokenizer, settings)
+    config = Qwen2_5_VL.tiny_config(tokenizer, settings)
     config.text_config.num_key_value_heads, config.text_config.vocab_size = 2, 2048
     torch.manual_seed(0)
     Qwen2_5_VLForConditionalGeneration(config).save_pretrained(folder)
-    processor(tokenizer).save_pretrained(folder)
+    Qwen2_5_VL.tiny_processor(tokenizer).save_pretrained(folder)
 
 
 def case(model: Path, prompt: int, response: int) -> tuple[Student, Prompt, Any, list[list[int]]]:
     """A student, a prompt of so many tokens on a video of 4x4 tokens a temporal patch, its embeddings and G answers."""
     import torch
 
-    from longrl.models import qwen2_5_vl
+    from longrl.models import families
 
-    student = qwen2_5_vl.load(model)
+    student = families.load(model)
     student.model.model.visual.requires_grad_(False)
     asked = question(student, (max(prompt // 16 - 2, 1), 8, 8), prompt)
-    embeds = torch.randn(asked.video_tokens, student.hidden_size, generator=torch.Generator().manual_seed(0)) * 0.02
+    embeds = (torch.randn(asked.media_tokens, student.width, generator=torch.Generator().manual_seed(0)) * 0.02,)
     draw = random.Random(0)
     return student, asked, embeds, [[draw.randrange(8, 400) for _ in range(response)] for _ in range(GROUP)]
 
 
 def question(student: Student, grid: tuple[int, int, int], tokens: int) -> Prompt:
     """A prompt on such a video, filled up with words to this many tokens."""
-    empty = len(student.chat.prompt("?", grid).expanded)
+    empty = len(student.chat.prompt("?", [student.chat.video(grid)]).expanded)
     word = len(student.chat.encode(" red"))
     words, rest = divmod(tokens - empty, word)
-    prompt = student.chat.prompt("?" * (1 + rest) + " red" * words, grid)
+    prompt = student.chat.prompt("?" * (1 + rest) + " red" * words, [student.chat.video(grid)])
     if len(prompt.expanded) != tokens:
         raise ValueError(f"cannot write a prompt of {tokens} tokens on the grid {grid}; it has {len(prompt.expanded)}")
     return prompt
@@ -204,13 +205,12 @@ def repeated_logprobs(student: Student, prompt: Prompt, embeds: Any, answers: li
     """Logprobs of answers of one length from rows `[prompt | answer]` under plain causal attention."""
     import torch
 
-    from longrl.models import qwen2_5_vl
     from longrl.mrsp.prefix import token_logprobs
 
     ids = torch.tensor([prompt.expanded + answer[:-1] for answer in answers])
-    places = qwen2_5_vl.positions(student, prompt, extra=len(answers[0]) - 1)
-    inputs = qwen2_5_vl.token_embeds(student, ids, embeds.repeat(len(answers), 1))
-    hidden = qwen2_5_vl.text_hidden(student, inputs, places[:, None].expand(-1, len(answers), -1))
+    places = student.positions(prompt, extra=len(answers[0]) - 1)
+    inputs = student.token_embeds(ids, {student.chat.pads["video"]: embeds[0].repeat(len(answers), 1)})
+    hidden = student.text_hidden(inputs, places[:, None].expand(-1, len(answers), -1))
     rows = hidden[:, len(prompt.expanded) - 1 :].flatten(0, 1)
     return token_logprobs(student, rows, torch.tensor(answers).flatten())[0]
 
@@ -227,6 +227,6 @@ def warm_up(student: Student) -> None:
     import torch
 
     asked = question(student, (1, 4, 4), 40)
-    group = asked, torch.zeros(asked.video_tokens, student.hidden_size), [[9] * 4] * GROUP
+    group = asked, (torch.zeros(asked.media_tokens, student.width),), [[9] * 4] * GROUP
     shared(student, *group)
     repeated(student, *group)

@@ -41,7 +41,7 @@ from benchmarks.prefix import GROUP, question, small_model
 
 if TYPE_CHECKING:
     from longrl.config import RlSettings
-    from longrl.models.qwen2_5_vl import Student
+    from longrl.models.base import Student
     from longrl.rollout.request import Request, Rollout
     from longrl.training.engine import Engine
 
@@ -154,7 +154,7 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
     import torch
 
     from longrl.config import RlSettings
-    from longrl.models import qwen2_5_vl
+    from longrl.models import families
     from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
     from longrl.rollout import vllm
     from longrl.rollout.request import Request
@@ -166,25 +166,25 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
     os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     join("cpu")
     settings = RlSettings(group_size=GROUP, max_tokens=NEW, prompts_per_step=1)
-    student = qwen2_5_vl.load(model)
+    student = families.load(model)
     student.model.model.visual.requires_grad_(False)
     engine = Engine(student.model, settings)
     context = -(-(tokens + NEW) // 128) * 128
     sampler = vllm.Engine(model, context, kv_cache_gib=kv_cache_gib(student, context))
     cache = EmbeddingCache(model.parent / f"embeddings-{frames}")
-    key = EmbeddingKey("0" * 64, str(frames), qwen2_5_vl.tower_digest(student), "float32")
+    key = EmbeddingKey("0" * 64, str(frames), student.tower_digest(), "float32")
     pictures, draw = film(frames), random.Random(0)
     for number in range(steps):
         pipe.recv()
         started = time.process_time()
         video = cache.get(key)
         if video is None:
-            pixels, grid = qwen2_5_vl.patches(student, pictures)
+            pixels, grid = student.patches(pictures)
             with torch.no_grad():
-                video = VideoEmbeds(qwen2_5_vl.encode(student, [pixels], [grid])[0], grid)
+                video = VideoEmbeds(student.encode([pixels], [grid])[0], grid)
             cache.put(key, video)
         prompt = question(student, video.grid, tokens)
-        request = Request(prompt, video.embeds, GROUP, 1.0, NEW, seed=number)
+        request = Request(prompt, (video.embeds,), GROUP, 1.0, NEW, seed=number)
         rollouts = sampler.generate([request])[0]
         update(engine, student, settings, request, rollouts, [draw.random() for _ in rollouts])
         with engine.whole() as whole:

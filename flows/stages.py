@@ -9,7 +9,7 @@ from typing import Any
 from flows.doctor import gate
 from flows.shown import label
 from longrl.config import PipelineConfig
-from longrl.data.exchange.importing import no_captions
+from longrl.data.exchange.importing import no_captions, no_videos, shows_videos
 from longrl.doctor.needs import ORDER
 from longrl.errors import LongrlError
 from longrl.warehouse import catalog
@@ -66,11 +66,13 @@ class Stages:
         """From videos (or rendered stories) to the curated questions."""
         config, refs, run = self.config, self.refs, self.run
         folder = config.videos
-        if not folder and "ingest" not in self.given:
+        if config.imported.path and not folder and "ingest" not in self.given and not shows_videos(config.imported):
+            refs["ingest"] = no_videos(self.warehouse)
+        elif not folder and "ingest" not in self.given:
             folder = str(Path(run(stories, config.stories, config.seed).path) / "videos")
         for stage in self.data_stages(until):
             match stage:
-                case "ingest":
+                case "ingest" if "ingest" not in refs:
                     run(ingest, config.ingest, folder)
                 case "segment":
                     run(segment, config.segment, refs["ingest"])

@@ -20,9 +20,9 @@ def student_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def loaded_student(student_folder):
     """The same, loaded in float32; do not change its weights."""
-    from longrl.models import qwen2_5_vl
+    from longrl.models import families
 
-    return qwen2_5_vl.load(student_folder)
+    return families.load(student_folder)
 
 
 @pytest.fixture(scope="session")

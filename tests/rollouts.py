@@ -4,17 +4,16 @@ import copy
 
 import torch
 
-from longrl.models import qwen2_5_vl
 from longrl.mrsp import prefix
 from longrl.rollout import parity
 from longrl.rollout.request import Request
+from tests.separate_sequences import video
 
 
 def request(student, text="what moves", grid=(12, 4, 4), spacing=1.7, film=0, **options):
     """One prompt; `film` names the random video."""
-    prompt = student.chat.prompt(text, grid, spacing)
-    shape = (prompt.video_tokens, student.hidden_size)
-    embeds = torch.randn(shape, generator=torch.Generator().manual_seed(film)) if grid else None
+    prompt = student.chat.prompt(text, [student.chat.video(grid, spacing)] if grid else [])
+    embeds = video(student, prompt, film)
     return Request(prompt, embeds, **{"n": 4, "max_tokens": 24, "seed": 7, **options})
 
 
@@ -31,7 +30,7 @@ def mixed(student, **options):
 def agreement(student, requests, rollouts, temperature=1.0):
     """How far the student's logprobs of the rollouts are from the engine's."""
     groups = [
-        prefix.response_group(one.prompt, one.video_embeds, [rollout.token_ids for rollout in group])
+        prefix.response_group(one.prompt, one.embeds, [rollout.token_ids for rollout in group])
         for one, group in zip(requests, rollouts, strict=True)
     ]
     with torch.no_grad():
@@ -42,7 +41,7 @@ def agreement(student, requests, rollouts, temperature=1.0):
 def new_weights_are_used_and_old_prefixes_forgotten(engine, student):
     """Other weights for a while: the rollouts are the other model's, and afterwards the student's again."""
     changed = copy.deepcopy(student)
-    qwen2_5_vl.prepare(changed.model)  # a copied module keeps the methods bound to the original
+    changed.prepare()  # a copied module keeps the methods bound to the original
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in changed.model.model.language_model.parameters():

@@ -5,16 +5,16 @@ A question's `script` has a letter for each sample: R(ight), W(rong), C(ut off),
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 from longrl.config import RlSettings
-from longrl.models.chat import Prompt
+from longrl.models.prompt import Prompt
 from longrl.rollout.request import Request, Rollout
 from longrl.training.algorithms import algorithm
 from longrl.training.curriculum import curriculum
 from longrl.training.rewards import Response, Rewards
 from longrl.training.rl_rollout import Collector
 from longrl.training.stopwatch import Stopwatch
+from longrl.video.sample import FramePlan
+from longrl.video.views import View
 
 TEXTS = {
     "R": "<think>a</think><answer>B</answer>",
@@ -43,13 +43,13 @@ class Scripted:
     def __init__(self) -> None:
         self.seeds: list[int] = []
 
-    def view(self, video_id: str):
-        return SimpleNamespace(plan=SimpleNamespace(digest="0" * 16))
+    def views(self, row: dict):
+        return (View("v", "v.mp4", FramePlan((0.0,), 28, 28)),)
 
     def request(self, row: dict, settings: RlSettings, seed: int) -> Request:
         self.seeds.append(seed)
-        prompt = Prompt((1, 2), (3, *range(ord("A"), ord("A") + len(row["script"]))), 0)
-        request = Request(prompt, None, settings.group_size, settings.temperature, settings.max_tokens, seed)
+        prompt = Prompt(((1, 2),), (3, *range(ord("A"), ord("A") + len(row["script"]))))
+        request = Request(prompt, (), settings.group_size, settings.temperature, settings.max_tokens, seed)
         object.__setattr__(request, "script", row["script"])
         return request
 

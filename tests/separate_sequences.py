@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from longrl.models import qwen2_5_vl
-from longrl.models.chat import Prompt
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
+from longrl.models.prompt import Prompt
 
 
 def exact_norm(self, x: Tensor) -> Tensor:
@@ -20,16 +19,17 @@ def exact_norm(self, x: Tensor) -> Tensor:
     return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
 
-def video(student: Student, prompt: Prompt, seed: int = 0) -> Tensor:
-    """Random embeddings of the prompt's video."""
-    shape = (prompt.video_tokens, student.hidden_size)
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(student.model.dtype)
+def video(student: Student, prompt: Prompt, seed: int = 0) -> tuple[Tensor, ...]:
+    """Random embeddings of the prompt's media."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = [(medium.tokens, student.width) for medium in prompt.media]
+    return tuple(torch.randn(shape, generator=random).to(student.model.dtype) for shape in shapes)
 
 
 def separate(
     student: Student,
     prompt: Prompt,
-    embeds: Tensor | None,
+    embeds: Sequence[Tensor],
     responses: Sequence[Sequence[int]],
     temperature: float = 1.0,
 ) -> list[Tensor]:
@@ -39,13 +39,13 @@ def separate(
         ids = torch.tensor([prompt.expanded + list(response)])
         start = len(prompt.expanded)
         inputs = student.model.get_input_embeddings()(ids)
-        if embeds is not None:
-            at = torch.arange(len(prompt.head), len(prompt.head) + prompt.video_tokens)
-            inputs = inputs.index_copy(1, at, embeds[None])
-        positions = qwen2_5_vl.positions(student, prompt, extra=len(response))[:, None]
+        if embeds:
+            at = torch.arange(len(prompt.head), len(prompt.head) + prompt.media_tokens)
+            inputs = inputs.index_copy(1, at, embeds[0][None])
+        positions = student.positions(prompt, extra=len(response))[:, None]
         student.model.set_attn_implementation({"text_config": "sdpa"})
         logits = student.model(inputs_embeds=inputs, position_ids=positions, use_cache=False).logits
-        qwen2_5_vl.prepare(student.model)
+        student.prepare()
         scores = (logits[0, start - 1 : -1] / temperature).log_softmax(-1)
         out.append(scores.gather(1, ids[0, start:, None])[:, 0])
     return out

@@ -18,6 +18,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from longrl.models.chat import PLAIN
+
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
 SPECIAL += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
 TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answer>", "Describe the video. - red (A)"]
@@ -81,7 +83,6 @@ def build_student(
         cap_pixels_per_frame=False,
     )
     image = Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 64})
-    template = "{% for m in messages %}<|im_start|>{{m['role']}}\n{{m['content']}}<|im_end|>\n{% endfor %}"
     tokenizer.image_token, tokenizer.video_token = "<|image_pad|>", "<|video_pad|>"
-    Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=template).save_pretrained(folder)
+    Qwen2_5_VLProcessor(image, tokenizer, video, chat_template=PLAIN).save_pretrained(folder)
     return folder

@@ -1,6 +1,6 @@
 """Every setting of every stage, as frozen pydantic models."""
 
-from longrl.config.base import Categories, ConfigError, Effort, Settings, Share
+from longrl.config.base import AnyCategory, Categories, ConfigError, Effort, Settings, Share
 from longrl.config.benchmark import BenchmarkSettings
 from longrl.config.data import (
     CaptionSettings,
@@ -52,6 +52,7 @@ __all__ = [
     "RECIPES",
     "SCORERS",
     "UNTRACKED",
+    "AnyCategory",
     "BenchmarkSettings",
     "CaptionSettings",
     "Categories",

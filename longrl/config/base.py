@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from longrl.errors import LongrlError
 
 Categories = ("temporal", "goal", "spatial", "plot")
+AnyCategory = (*Categories, "general")  # general: of questions that show no video, and name none of the others
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

@@ -171,6 +171,7 @@ class ImportSettings(Settings):
     split: Literal["sft", "rl", "eval"] = Field(
         "sft", description="Split of rows that neither they nor their file name."
     )
-    category: Literal["", "temporal", "goal", "spatial", "plot"] = Field(
-        "", description="Category of rows that name none; empty: such rows are rejects."
+    category: Literal["", "temporal", "goal", "spatial", "plot", "general"] = Field(
+        "",
+        description="Category of rows that name none; empty: those of videos are rejects, others general.",
     )

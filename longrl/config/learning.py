@@ -17,8 +17,16 @@ class FrameSettings(Settings):
 
     budget: int = Field(32, ge=2, description="Frames sampled from a video (even).", multiple_of=2)
     budgets: tuple[int, ...] = Field((4, 8, 16, 32), description="Frame budgets mixed in SFT and shown in evaluation.")
-    height: int = Field(56, ge=28, description="Frame height in pixels, a multiple of 28.", multiple_of=28)
-    width: int = Field(56, ge=28, description="Frame width in pixels, a multiple of 28.", multiple_of=28)
+    height: int = Field(
+        56, ge=28, description="Frame height in pixels, a multiple of 28 (Qwen3-VL: of 32).", multiple_of=4
+    )
+    width: int = Field(
+        56, ge=28, description="Frame width in pixels, a multiple of 28 (Qwen3-VL: of 32).", multiple_of=4
+    )
+    image_pixels: int = Field(
+        802_816, ge=784, description="Pixels of an image, at most; larger ones are shrunk, their shape about kept."
+    )
+    image_multiple: int = Field(28, ge=14, description="Sides of images are multiples of it: 28, for Qwen3-VL 32.")
     embedding_cache_gib: float = Effort(
         50.0,
         gt=0.0,
@@ -30,7 +38,12 @@ class FrameSettings(Settings):
 class ModelSettings(Settings):
     """The student before any training."""
 
-    path: str = Field("", description="Hugging Face folder of a Qwen2.5-VL model; empty builds the tiny one.")
+    path: str = Field(
+        "", description="Hugging Face folder of a model (docs/models.md tells which families); empty builds a tiny one."
+    )
+    family: str = Field(
+        "qwen2_5_vl", description="Tiny model: the family it is built of, by the `model_type` of docs/models.md."
+    )
     hidden_size: int = Field(128, ge=32, description="Tiny model: width of the language model.")
     layers: int = Field(4, ge=1, description="Tiny model: layers of the language model.")
     heads: int = Field(4, ge=1, description="Tiny model: attention heads.")
@@ -160,6 +173,10 @@ class DifficultySettings(Settings):
 class RolloutSettings(Settings):
     """Where and with what means rollouts are made; what is sampled does not depend on it."""
 
+    engine: Literal["vllm", "transformers"] = Field(
+        "vllm",
+        description="`transformers` is the slow reference, taken with a warning for families that vLLM lacks.",
+    )
     tensor_parallel: int = Field(
         1, ge=1, description="Neighbouring ranks that hold one engine together; rl.ranks / tensor_parallel engines run."
     )

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from longrl.config import DifficultySettings, FrameSettings
-from longrl.evaluation.asks import Ask, Means, answer, known, plan_for, sample_seed
+from longrl.evaluation.asks import Ask, Means, answer, known, media_of, plan_for, sample_seed
 from longrl.evaluation.extract import score
 from longrl.models.chat import question_text
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, digest_folder
@@ -44,7 +44,7 @@ def difficulty(
         weights = digest_folder(student.file("hf"))
         asks = plan_asks(settings, frames, asked, films, weights, seed)
         answers = known(asks, draft)
-        open_asks = [ask for ask in asks if ask.plan is not None and ask.key not in answers]
+        open_asks = [ask for ask in asks if ask.readable and ask.key not in answers]
         if open_asks:
             folders = {"student": str(student.file("hf"))}
             paths = {video: film["path"] for video, film in films.items()}
@@ -82,11 +82,12 @@ def plan_asks(
     asks = []
     for question in questions:
         name, video = question["question_id"], question["video_id"]
-        plan, error = plan_for(films.get(video), frames.budget, frames)
+        media = media_of(question, frames)
+        plan, error = plan_for(films.get(video), frames.budget, frames) if media is None else (None, None)
         text = question_text(question["question"], question["options"])
         for sample in range(settings.samples):
             draw = sample_seed(seed, name, sample)
-            ask = Ask("student", name, text, "sampled", sample, frames.budget, video, plan, error, draw)
+            ask = Ask("student", name, text, "sampled", sample, frames.budget, video, plan, error, draw, media=media)
             asks.append(ask.keyed(weights, settings.max_tokens, settings.temperature))
     return asks
 

@@ -82,7 +82,7 @@ def prefect_server(url: str, version: str) -> Finding:
 
 def model(config: PipelineConfig) -> Finding:
     """The folder of the student is complete."""
-    from longrl.models.student import StudentError, check_folder
+    from longrl.models.families import StudentError, check_folder
 
     if not config.model.path:
         return ok("the student is built from nothing")

@@ -18,6 +18,7 @@ from longrl.config import FrameSettings
 from longrl.progress import Progress
 from longrl.training.launch import launch
 from longrl.video.sample import FramePlan, plan_frames
+from longrl.video.views import View, digest_of, views_of
 from longrl.warehouse.artifacts import Draft, Warehouse
 from longrl.warehouse.ledger import item_key
 
@@ -28,7 +29,11 @@ UNANSWERED = "the engine returned no response"
 
 @dataclass(frozen=True)
 class Ask:
-    """One wanted response. `seen` is the video whose embeddings the model gets; `plan` is None if it cannot be read."""
+    """One wanted response.
+
+    `seen` is the video whose embeddings the model gets, or the group of media; `plan` is None if it cannot be read.
+    `media` are shown in place of the video: images, or nothing.
+    """
 
     model: str
     question_id: str
@@ -41,6 +46,12 @@ class Ask:
     error: str | None
     seed: int | None  # of this sample; None is greedy
     key: str = ""
+    media: tuple[View, ...] | None = None
+
+    @property
+    def readable(self) -> bool:
+        """Whether there is something to ask."""
+        return self.plan is not None or self.media is not None
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -49,8 +60,17 @@ class Ask:
 
     @property
     def digest(self) -> str:
-        """The frame plan's, empty without one."""
+        """The frame plan's, or that of all media; empty without one."""
+        if self.media is not None:
+            return digest_of(self.media)
         return self.plan.digest if self.plan else ""
+
+    def views(self, paths: Mapping[str, str]) -> tuple[View, ...]:
+        """What the model is shown; `paths` are the files of the videos."""
+        if self.media is not None:
+            return self.media
+        assert self.plan is not None
+        return (View(self.seen, paths[self.seen], self.plan),)
 
     def keyed(self, who: str, *sampling: Any) -> Ask:
         """The ask under its key; `who` is the digest of the weights, or an endpoint and its model."""
@@ -89,6 +109,11 @@ def plan_for(
         return None, str(error)
 
 
+def media_of(question: Mapping[str, Any], frames: FrameSettings) -> tuple[View, ...] | None:
+    """What a row of DATASET shows in place of a video; None where it shows one."""
+    return None if question.get("media") is None else views_of(question, {}, frames, frames.budget)
+
+
 def sample_seed(seed: int, question_id: str, sample: int) -> int:
     """Seed of a sampled answer; the samples of a question have consecutive ones, the same for every model."""
     return int(item_key("sampled", seed, question_id)[:7], 16) + sample
@@ -122,9 +147,9 @@ def answer(
         "warehouse": str(warehouse.root),
         "stage": draft.stage,
         "models": dict(folders),
-        "requests": gather(wanted),
-        "plans": {ask.digest: asdict(ask.plan) for ask in wanted if ask.plan},
-        "paths": {ask.seen: paths[ask.seen] for ask in wanted},
+        "requests": gather(wanted, paths),
+        "plans": {view.plan.digest: asdict(view.plan) for ask in wanted for view in ask.views(paths)},
+        "paths": {view.video_id: str(view.path) for ask in wanted for view in ask.views(paths)},
     }
     done: dict[int, int] = {}
     notes: list[dict[str, Any]] = []
@@ -144,17 +169,17 @@ def answer(
     return sorted(notes, key=lambda note: note["rank"])
 
 
-def gather(asks: Iterable[Ask]) -> list[dict[str, Any]]:
+def gather(asks: Iterable[Ask], paths: Mapping[str, str]) -> list[dict[str, Any]]:
     """Engine requests: samples of one question with consecutive seeds share one, and so one prefill."""
     requests: list[dict[str, Any]] = []
     before: Ask | None = None
     for ask in sorted(asks, key=lambda ask: (*ask.place, ask.sample)):
-        assert ask.plan is not None
         last = before.seed if before is not None and before.place == ask.place else None
         if last is not None and ask.seed == last + 1:
             requests[-1]["keys"].append(ask.key)
         else:
-            request = {"model": ask.model, "text": ask.text, "video_id": ask.seen, "plan": ask.digest}
+            request: dict[str, Any] = {"model": ask.model, "text": ask.text, "video_id": ask.seen, "plan": ask.digest}
+            request["views"] = [(view.video_id, view.plan.digest, view.kind) for view in ask.views(paths)]
             requests.append(request | {"greedy": ask.seed is None, "seed": ask.seed or 0, "keys": [ask.key]})
         before = ask
     return requests

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from longrl.config import BenchmarkSettings
 from longrl.errors import LongrlError
-from longrl.models.student import check_folder
+from longrl.models.families import check_folder
 from longrl.teachers.server import Server
 from longrl.warehouse.artifacts import MANIFEST, ArtifactRef, Warehouse, digest_folder
 from longrl.warehouse.versions import at_folder

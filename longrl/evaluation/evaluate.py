@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from longrl.config import EvaluateSettings, FrameSettings
-from longrl.evaluation.asks import Ask, Means, answer, known, plan_for, sample_seed
+from longrl.evaluation.asks import Ask, Means, answer, known, media_of, plan_for, sample_seed
 from longrl.evaluation.extract import score
 from longrl.models.chat import question_text
 from longrl.warehouse import schemas
@@ -48,7 +48,7 @@ def evaluate(
         films = {row["video_id"]: row for row in videos.table().to_dicts()}
         asks = plan_asks(settings, frames, questions, films, weights, seed)
         answers = known(asks, draft)
-        open_asks = [ask for ask in asks if ask.plan is not None and ask.key not in answers]
+        open_asks = [ask for ask in asks if ask.readable and ask.key not in answers]
         draft.facts |= {"questions": len(questions), "responses": len(asks), "reused": len(asks) - len(open_asks)}
         draft.facts["open_questions_left_out"] = split.height - len(questions)  # here letters are scored
         if open_asks:
@@ -75,7 +75,8 @@ def plan_asks(
     seed: int,
 ) -> list[Ask]:
     """Everything to be asked, in the order of the table. `weights` maps each model to the digest of its weights."""
-    others = derangement(sorted({question["video_id"] for question in questions}), seed)
+    shown = {question["video_id"]: question for question in questions}
+    others = derangement(sorted(shown), seed)
     last = list(weights)[-1] if weights else ""
     asks = []
     for model in weights:
@@ -87,11 +88,14 @@ def plan_asks(
         for mode, index, budget in runs:
             for question in questions:
                 seen = others[question["video_id"]] if mode == "shuffled_video" else question["video_id"]
-                plan, error = plan_for(films.get(seen), budget, frames)
+                media = media_of(shown[seen], frames)
+                if media == () and mode == "shuffled_video":
+                    continue  # there is nothing to exchange
+                plan, error = plan_for(films.get(seen), budget, frames) if media is None else (None, None)
                 name = question["question_id"]
                 text = question_text(question["question"], question["options"])
                 draw = sample_seed(seed, name, index) if mode == "sampled" else None
-                ask = Ask(model, name, text, mode, index, budget, seen, plan, error, draw)
+                ask = Ask(model, name, text, mode, index, budget, seen, plan, error, draw, media=media)
                 asks.append(ask.keyed(weights[model], settings.max_tokens))
     return asks
 

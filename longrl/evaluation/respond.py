@@ -81,22 +81,22 @@ class Responder:
 
     def ask(self, model: str, requests: list[dict[str, Any]], all_requests: list[dict[str, Any]]) -> None:
         """Answer the requests of one model."""
-        from longrl.models import qwen2_5_vl
+        from longrl.models import families
 
         folder = self.job["models"][model]
         with self.timed("encode"):
-            student = qwen2_5_vl.load(folder, self.job["dtype"], device())
+            student = families.load(folder, self.job["dtype"], device())
             embeds, failures = self.encode(student, requests)
         readable = []
         for request in requests:
-            film = embeds.get((request["video_id"], request["plan"]))
-            reason = failures.get(request["video_id"], "the video could not be encoded")
-            if film is not None:
-                spacing = self.plans[request["plan"]].second_per_grid
-                prompt = student.chat.prompt(request["text"], film.grid, spacing)
-                reason = self.too_long(len(prompt.expanded), student)
+            views = [tuple(view) for view in request["views"]]
+            films = [embeds[view[:2]] for view in views if view[:2] in embeds]
+            reason = next((failures[view[0]] for view in views if view[0] in failures), "it could not be encoded")
+            if len(films) == len(views):
+                prompt = self.prompt(student, request)
+                reason = self.too_long(len(prompt), student)
                 if not reason:
-                    readable.append((request, prompt, film.embeds))
+                    readable.append((request, prompt, tuple(film.embeds for film in films)))
                     continue
             self.record(request, [{"error": reason}] * len(request["keys"]))
         self.tell(model)
@@ -113,31 +113,44 @@ class Responder:
         """Embeddings by (video, plan), and why a video has none; each file is decoded once for all its plans."""
         from longrl.mrsp.encode import encode_videos
         from longrl.video.decode import DecodeError
+        from longrl.video.views import View
 
         plans: dict[str, list[Any]] = {}
-        for video, digest in sorted({(request["video_id"], request["plan"]) for request in requests}):
+        kinds: dict[str, Any] = {}
+        for video, digest, kind in sorted({tuple(view) for request in requests for view in request["views"]}):
             plans.setdefault(video, []).append(self.plans[digest])
+            kinds[video] = kind
         failures: dict[str, str] = {}
         for video, wanted in plans.items():
             try:
                 self.frames.get_many(video, self.job["paths"][video], wanted)
             except DecodeError as error:
                 failures[video] = str(error)
-        films = [(v, self.job["paths"][v], plan) for v, wanted in plans.items() if v not in failures for plan in wanted]
+        films = [
+            View(video, self.job["paths"][video], plan, kinds[video])
+            for video, wanted in plans.items()
+            if video not in failures
+            for plan in wanted
+        ]
         return encode_videos(student, self.embeds, self.frames, films, failures), failures
+
+    def prompt(self, student: Any, request: dict[str, Any]) -> Any:
+        """The prompt of a request."""
+        seen = [student.medium(kind, self.plans[digest]) for _, digest, kind in request["views"]]
+        return student.chat.prompt(request["text"], seen)
 
     def too_long(self, prompt: int, student: Any) -> str:
         """Why a prompt of so many tokens cannot be answered; empty when it can."""
-        context, answer = student.model.config.text_config.max_position_embeddings, self.job["max_tokens"]
+        context, answer = student.context, self.job["max_tokens"]
         if prompt + answer <= context:
             return ""
         return f"the prompt takes {prompt} tokens and the answer up to {answer}, the model's context is {context}"
 
     def load_engine(self, folder: str, student: Any, all_requests: list[dict[str, Any]]) -> None:
         """Start the engine with the first model, with room for the longest prompt of all; later, change its weights."""
-        if self.job["engine"] == "transformers":
-            from longrl.evaluation.reference import Reference
+        from longrl.rollout.reference import Reference, engine_for
 
+        if engine_for(folder, self.job["engine"]) == "transformers":
             self.engine = Reference(student)
             return
         from longrl.rollout.vllm import Engine
@@ -145,13 +158,9 @@ class Responder:
         if self.engine is not None:
             self.engine.update_weights(student.model.state_dict())
             return
-        processor, longest = student.processor, 0
-        side = processor.patch_size * processor.merge_size
-        for text, digest in {(request["text"], request["plan"]) for request in all_requests}:
-            plan = self.plans[digest]
-            steps = -(-len(plan.times) // processor.temporal_patch_size)
-            video_tokens = steps * (plan.height // side) * (plan.width // side)
-            length = len(student.chat.prompt(text).expanded) + 2 + video_tokens
+        longest = 0
+        for request in {(request["text"], request["plan"]): request for request in all_requests}.values():
+            length = len(self.prompt(student, request))
             longest = max(longest, 0 if self.too_long(length, student) else length)
         context = longest + self.job["max_tokens"]
         self.engine = Engine(folder, max_model_len=context, seed=self.job["seed"], dtype=self.job["dtype"])

@@ -16,7 +16,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from longrl.config import Categories, PipelineConfig
+from longrl.config import AnyCategory, PipelineConfig
 from longrl.evaluation.baselines import chance
 from longrl.evaluation.statistics import Estimate, accuracy, difference
 from longrl.warehouse import schemas
@@ -36,7 +36,7 @@ def summarize(config: PipelineConfig, refs: Mapping[str, ArtifactRef], run_id: s
     final = last_model(samples)
     overall = {model: judged(headline, model) for model in MODELS}
     sampled = {model: judged(samples.filter(pl.col("mode") == "sampled"), model) for model in MODELS[1:]}
-    categories = [category for category in Categories if category in set(held_out["category"])]
+    categories = [category for category in AnyCategory if category in set(held_out["category"])]
     by_category = {
         category: {model: judged(headline.filter(pl.col("category") == category), model) for model in MODELS}
         for category in categories

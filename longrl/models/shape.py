@@ -65,6 +65,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 
 
+KNOWN = ("qwen2_5_vl",)  # families, by model_type
+
+
 class ShapeError(LongrlError):
     """A model's sizes cannot be known; the message names the folder."""
 
@@ -226,7 +229,13 @@ def shape_of(model: ModelSettings) -> Shape:
 
 
 def from_config(config: dict[str, Any]) -> Shape:
-    """The shape that a Hugging Face configuration describes; published ones keep the text's sizes at the top level."""
+    """The shape that a Hugging Face configuration describes; published ones keep the text's sizes at the top level.
+
+    Raises `ShapeError` for a family whose sizes are not known here.
+    """
+    kind = config.get("model_type", "qwen2_5_vl")
+    if kind not in KNOWN:
+        raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
     text, tower = config.get("text_config") or config, config["vision_config"]
     return Shape(
         layers=text["num_hidden_layers"],

@@ -1,7 +1,7 @@
 """Stage `model`: the student before any training, as an ordinary Hugging Face folder.
 
-With `settings.path` an existing Qwen2.5-VL folder is taken over file by file (hard links where the file system allows,
-copies elsewhere); without it a tiny model of the same family is built, its tokenizer trained on the corpus's own texts.
+With `settings.path` an existing folder of a known family is taken over file by file (hard links where the file system
+allows, copies elsewhere); without it a tiny model is built, its tokenizer trained on the corpus's own texts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,11 @@ from pathlib import Path
 import polars as pl
 
 from longrl.config import ModelSettings
-from longrl.errors import LongrlError
 from longrl.models import chat
+from longrl.models.families import check_folder
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
 
 VERSION = 3
-
-NEEDED = (("config.json",), ("tokenizer.json",), ("preprocessor_config.json", "processor_config.json"))  # one of each
-
-
-class StudentError(LongrlError):
-    """The student cannot be built or taken over; the message names the folder and what it lacks."""
 
 
 def student(
@@ -34,7 +28,7 @@ def student(
     """Build or take over the student; the artifact holds `hf/`.
 
     The tokenizer of the tiny model sees the texts of SFT videos only. Raises `StudentError` when `settings.path` is no
-    Qwen2.5-VL folder.
+    whole model of a known family.
     """
     if settings.path:
         source = check_folder(Path(settings.path).expanduser())
@@ -71,21 +65,6 @@ def corpus_texts(captions: pl.DataFrame, questions: pl.DataFrame) -> list[str]:
         texts.append(chat.question_text(row["question"], row["options"]))
         texts.append(chat.answer_text(row["reasoning"], row["conclusion"], row["answer"]))
     return texts
-
-
-def check_folder(folder: Path, setting: str = "model.path") -> Path:
-    """Return the folder if it looks like a Qwen2.5-VL model; otherwise raises `StudentError`, naming the `setting`."""
-    missing = [" or ".join(names) for names in NEEDED if not any((folder / name).is_file() for name in names)]
-    if missing:
-        raise StudentError(
-            f"{setting}={folder} is no Hugging Face folder of a Qwen2.5-VL: {', '.join(missing)} missing"
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise StudentError(f"{setting}={folder} has no *.safetensors; download the weights too")
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind != "qwen2_5_vl":
-        raise StudentError(f"{setting}={folder} is a {kind!r} model; longrl trains qwen2_5_vl")
-    return folder
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-VL, built from its configuration: about a million parameters, small enough to learn on a laptop.
+"""A tiny model of a family, built from its configuration: about a million parameters, enough to learn on a laptop.
 
 `build_tiny` saves an ordinary Hugging Face folder (configuration, weights, tokenizer, processor, chat template), which
 transformers and vLLM load with their own code. Where it departs from the textbook:
@@ -15,12 +15,15 @@ transformers and vLLM load with their own code. Where it departs from the textbo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from longrl.config import ModelSettings
+from longrl.models.families import class_of
 
 SPECIAL = (
     "<|endoftext|>",
@@ -36,6 +39,14 @@ MARKS = ("<think>", "</think><answer>", "</answer>", " (A)", " (B)", " (C)", " (
 ROLES = ("user\n", "assistant\n") * 100  # words of the chat format, so that they are one token too
 WORDS = r" ?[^\s.,?()<>]+|\n-?|[.,?()<>]|\s"  # what the BPE may not merge across
 PATCH, MERGE = 14, 2  # pixels a patch, patches a token (per side)
+PIXELS = {  # of a Qwen processor: frames are allowed from one merged token (28x28 pixels) on
+    "size": {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 4096 * (PATCH * MERGE) ** 2},
+    "patch_size": PATCH,
+    "merge_size": MERGE,
+    "temporal_patch_size": 2,
+}
+SHARP = 2.1  # of norms of queries and keys in the first layer: scores of about 25 for the token looked for
+LAST = ("down_proj", "fc2", "linear_fc2")  # what a tower's feed-forward part writes with, as families call it
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
@@ -44,32 +55,30 @@ CHAT = (
 )
 
 
-def build_tiny(folder: Path, settings: Any, corpus_texts: Iterable[str], seed: int) -> Path:
-    """Build the model and save it in `folder`, which is returned.
+def build_tiny(folder: Path, settings: ModelSettings, corpus_texts: Iterable[str], seed: int) -> Path:
+    """Build a model of `settings.family` and save it in `folder`, which is returned.
 
-    `settings` has the fields of `longrl.config.ModelSettings`. `corpus_texts` train the tokenizer:
-    prompts, responses and captions of the training split. Equal arguments give equal weights and an equal tokenizer.
+    `corpus_texts` train the tokenizer: prompts, responses and captions of the training split. Equal arguments give
+    equal weights and an equal tokenizer. Raises `StudentError` when there is no such family, or no tiny one of it.
     """
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    tokenizer = train_tokenizer(corpus_texts, settings.vocabulary)
+    family = class_of(settings.family)
+    tokenizer = train_tokenizer(chain(corpus_texts, family.TEXTS), settings.vocabulary, SPECIAL + family.TOKENS)
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = Qwen2_5_VLForConditionalGeneration(tiny_config(tokenizer, settings))
+        model = family.MODEL(family.tiny_config(tokenizer, settings))
     finally:
         torch.random.set_rng_state(state)
-    start_attention(model, seed)
-    start_vision(model, seed + 1)
+    family.tiny_start(model, seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    processor(tokenizer).save_pretrained(folder)
+    family.tiny_processor(tokenizer).save_pretrained(folder)
     return folder
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, special: Sequence[str] = SPECIAL) -> Any:
     """A byte-level BPE of at most `vocabulary` tokens (special ones included); any text survives a round trip."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -86,7 +95,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         chain(texts, ROLES),
         trainers.BpeTrainer(
             vocab_size=vocabulary - len(MARKS),
-            special_tokens=list(SPECIAL),
+            special_tokens=list(special),
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
@@ -97,78 +106,48 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         chat_template=CHAT,
-        additional_special_tokens=list(SPECIAL),
+        additional_special_tokens=list(special),
         model_max_length=32768,
         clean_up_tokenization_spaces=False,
     )
 
 
-def tiny_config(tokenizer: Any, settings: Any) -> Any:
-    """The `Qwen2_5_VLConfig`. The vocabulary is padded to a multiple of 64; every vision block sees the whole frame."""
-    from transformers import Qwen2_5_VLConfig
+def text_sizes(tokenizer: Any, settings: ModelSettings, axes: int = 3) -> dict[str, Any]:
+    """The `text_config` of a tiny Qwen model; the vocabulary is padded to a multiple of 64.
 
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
-    width, half = settings.hidden_size, settings.hidden_size // settings.heads // 2
-    text = {
+    With one axis of positions the rotary frequencies are not shared out.
+    """
+    half = settings.hidden_size // settings.heads // 2
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": settings.rope_theta}
+    if axes == 3:
+        rope["mrope_section"] = [half - 2 * (half // 4), half // 4, half // 4]
+    return {
         "vocab_size": -(-len(tokenizer) // 64) * 64,
-        "hidden_size": width,
+        "hidden_size": settings.hidden_size,
         "intermediate_size": settings.feed_forward,
         "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads,
         "num_key_value_heads": settings.heads,
         "max_position_embeddings": 32768,
         "initializer_range": settings.initializer_range,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": settings.rope_theta,
-            "mrope_section": [half - 2 * (half // 4), half // 4, half // 4],
-        },
+        "rope_parameters": rope,
         "bos_token_id": None,
-        "eos_token_id": ids["<|im_end|>"],
-        "pad_token_id": ids["<|endoftext|>"],
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "tie_word_embeddings": True,
     }
-    vision = {
-        "depth": settings.vision_depth,
-        "hidden_size": settings.vision_width,
-        "intermediate_size": 2 * settings.vision_width,
-        "num_heads": 4,
-        "out_hidden_size": width,
-        "patch_size": PATCH,
-        "spatial_merge_size": MERGE,
-        "temporal_patch_size": 2,
-        "window_size": 8 * PATCH,
-        "fullatt_block_indexes": list(range(settings.vision_depth)),
-        "tokens_per_second": 1,
-        "initializer_range": settings.initializer_range,
-    }
-    return Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
-    )
 
 
-def processor(tokenizer: Any) -> Any:
-    """The Qwen2.5-VL processor with small frames allowed: from one merged token (28x28 pixels) a frame."""
-    from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
-
-    size = {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": 4096 * (PATCH * MERGE) ** 2}
-    shape = {"size": size, "patch_size": PATCH, "merge_size": MERGE, "temporal_patch_size": 2}
-    return Qwen2_5_VLProcessor(
-        image_processor=Qwen2VLImageProcessor(**shape),
-        tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**shape, cap_pixels_per_frame=False),
-        chat_template=CHAT,
-    )
+def media_tokens(tokenizer: Any) -> dict[str, Any]:
+    """What a Qwen-VL configuration says beside its two parts."""
+    names = {"image_token_id": "image_pad", "video_token_id": "video_pad"}
+    names |= {"vision_start_token_id": "vision_start", "vision_end_token_id": "vision_end"}
+    ids = {field: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for field, name in names.items()}
+    return ids | {"tie_word_embeddings": True}
 
 
 @torch.no_grad()
-def start_attention(model: Any, seed: int, match: float = 1.6, write: float = 0.08, back: int = 3) -> None:
+def start_attention(language_model: Any, seed: int, match: float = 1.6, write: float = 0.08, back: int = 3) -> None:
     """Set the language model's attention to its mimetic start; everything else keeps its random weights.
 
     `match` scales queries and keys, `write` what heads add to the residual stream, `back` is how many heads of the
@@ -176,7 +155,7 @@ def start_attention(model: Any, seed: int, match: float = 1.6, write: float = 0.
     R[h] [K, D]; D is the width, K = D / heads.
     """
     generator = torch.Generator().manual_seed(seed)
-    config = model.config.get_text_config()
+    config = language_model.config
     width, heads = config.hidden_size, config.num_attention_heads
     K = width // heads
     frequency = config.rope_parameters["rope_theta"] ** (-torch.arange(K // 2) * 2 / K)
@@ -188,7 +167,7 @@ def start_attention(model: Any, seed: int, match: float = 1.6, write: float = 0.
         return torch.linalg.qr(noise(width, width))[0].view(heads, K, width)
 
     R = basis()
-    for index, layer in enumerate(model.model.language_model.layers):
+    for index, layer in enumerate(language_model.layers):
         attention, Q, V = layer.self_attn, basis(), basis()
         q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
         layer.mlp.down_proj.weight.copy_(0.02 * noise(*layer.mlp.down_proj.weight.shape))
@@ -210,17 +189,20 @@ def start_attention(model: Any, seed: int, match: float = 1.6, write: float = 0.
                 v.weight[own], o.weight[:, own] = V[h], write * V[h].T
         for matrix in (q, k, v, o):
             matrix.weight.add_(0.01 * noise(*matrix.weight.shape))
+        if hasattr(attention, "q_norm"):  # what the norms take away from the scores' sharpness, they give back
+            sharpness = SHARP if index == 0 else match
+            attention.q_norm.weight.fill_(sharpness)
+            attention.k_norm.weight.fill_(sharpness)
 
 
 @torch.no_grad()
-def start_vision(model: Any, seed: int, branch: float = 0.25) -> None:
+def start_vision(tower: Any, seed: int, branch: float = 0.25) -> None:
     """Make the patch filters smooth, and scale what each block adds by `branch`: patches pass at first as they are.
 
     A filter [C, T, P, P] (colours, frames, pixels) mixes, with normal weights for each colour, products of the first
     two cosines over rows and columns and of mean and difference over the two frames.
     """
     generator = torch.Generator().manual_seed(seed)
-    tower = model.model.visual
     filters = tower.patch_embed.proj.weight  # [width, C, T, P, P]
     width, colours, _, P, _ = filters.shape
     place = (torch.arange(P) + 0.5) / P
@@ -231,4 +213,5 @@ def start_vision(model: Any, seed: int, branch: float = 0.25) -> None:
     filters.copy_(torch.einsum("wcs,stij->wctij", mix, shapes))
     for block in tower.blocks:
         block.attn.proj.weight.mul_(branch)
-        block.mlp.down_proj.weight.mul_(branch)
+        [last] = [getattr(block.mlp, name) for name in LAST if hasattr(block.mlp, name)]
+        last.weight.mul_(branch)

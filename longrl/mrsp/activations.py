@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 
 
 def limit_activations(student: Student, checkpointing: Literal["none", "recompute", "offload"], tiles: int = 1) -> None:
@@ -44,5 +44,5 @@ def tile(student: Student, tiles: int) -> None:
         parts = -(-rows // -(-rows // tiles))  # as many as torch.chunk makes: ZeRO waits for the last
         return TiledMLP.apply(type(self).forward, self, x, parts, list(self.parameters()))
 
-    for layer in student.model.model.language_model.layers:
+    for layer in student.language_model.layers:
         layer.mlp.forward = MethodType(forward, layer.mlp)

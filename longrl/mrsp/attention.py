@@ -50,6 +50,11 @@ class Layout:
         """L, without what pads a row to equal slices."""
         return self.prompt + self.responses * self.response
 
+    def unread(self, width: int) -> int:
+        """Columns of prompts, which all come first, in this rank's slice of `width` columns."""
+        start = 0 if self.shards is None else self.shards.rank * width
+        return min(max(self.prompt - start, 0), width)
+
 
 def register() -> None:
     """Make the attention known to transformers under `NAME`; without a layout it is plain SDPA."""
@@ -133,7 +138,9 @@ class Cascade(torch.autograd.Function):
         own, own_lse = unrows(own, layout), unrows(own_lse[..., None], layout)
         lse = torch.logaddexp(across_lse, own_lse)
         merged = across * (across_lse - lse).exp() + own * (own_lse - lse).exp()
-        out = torch.cat([prompt, merged.to(prompt.dtype)], 2)
+        B, A, L, d = query.shape
+        out = query.new_empty(B, L, A, d).transpose(1, 2)  # as transformers joins the heads: nothing is kept twice
+        out[:, :, : layout.prompt], out[:, :, layout.prompt :] = prompt, merged
         ctx.save_for_backward(query, key, value, out, prompt_lse, lse)
         ctx.layout, ctx.scale, ctx.last = layout, scale, last
         return out

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longrl.errors import LongrlError
-from longrl.models.chat import Grid
+from longrl.models.prompt import Grid
 from longrl.mrsp.eviction import ENDING, Pins, evict
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,13 @@ class EmbeddingKey:
 
     video_id: str  # sha256 of the file's bytes
     plan: str  # FramePlan.digest
-    tower: str  # qwen2_5_vl.tower_digest
+    tower: str  # Student.tower_digest
     dtype: str  # "float32", "bfloat16"
 
 
 @dataclass(frozen=True)
 class VideoEmbeds:
-    """What the language model sees of a video: (t * h * w / merge², H), with its patch grid."""
+    """What the language model sees of a video, an image or a sound: (tokens, W), with its patch grid."""
 
     embeds: Tensor
     grid: Grid

@@ -1,7 +1,7 @@
 """Encode once: embeddings of many videos, from the cache where they are and through the tower where they are not.
 
-Qwen2.5-VL's tower mixes patches within two frames (a temporal patch) only: its full blocks attend within one, its
-windows lie inside one, its rotary positions are those of rows and columns. So a video may be cut between temporal
+Towers mix patches within a temporal patch only (two frames of Qwen-VL, one of others): their full blocks attend within
+one, windows lie inside one, rotary positions are those of rows and columns. So a video may be cut between temporal
 patches:
 
 1. A video of more patches than one call of the tower takes goes through it in chunks. Chunks depend on the grid alone,
@@ -21,23 +21,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longrl.models import qwen2_5_vl
-from longrl.models.chat import Grid
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
+from longrl.models.prompt import Grid
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
+from longrl.video.views import View
 
 PATCHES = 16_384  # patches in one call of the tower: bounds its memory
 TOGETHER = 16  # short videos that a rank encodes between two reports
 
-Film = tuple[str, str | Path, FramePlan]  # video id, path, plan
-
-
-def plan_grid(student: Student, plan: FramePlan) -> Grid:
-    """The patch grid (t, h, w) of the frames of a plan."""
-    p = student.processor
-    return -(-len(plan.times) // p.temporal_patch_size), plan.height // p.patch_size, plan.width // p.patch_size
+Film = View | tuple[str, str | Path, FramePlan]  # of a video, the kind may be left out
 
 
 def is_long(grid: Grid) -> bool:
@@ -54,13 +48,13 @@ def encode_videos(
     failures: dict[str, str] | None = None,
     tower: str | None = None,
 ) -> dict[tuple[str, str], VideoEmbeds]:
-    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan), on this rank alone.
+    """Embeddings by (video id, plan digest) of `wanted`, given as (video id, path, plan[, kind]), on this rank alone.
 
     What is not in the cache is decoded, encoded with the tower as it is now (`tower` is its digest, if known) and
     stored. A video that cannot be decoded raises `DecodeError`; with `failures` given, its id and reason are put there
     instead and it is left out.
     """
-    tower, dtype = tower or qwen2_5_vl.tower_digest(student), dtype_name(student)
+    tower, dtype = tower or student.tower_digest(), dtype_name(student)
     found: dict[tuple[str, str], VideoEmbeds] = {}
     batch: list[tuple[EmbeddingKey, Tensor, Grid]] = []
 
@@ -72,11 +66,11 @@ def encode_videos(
         if not batch:
             return
         keys, pixels, grids = zip(*batch, strict=True)
-        for key, grid, embeds in zip(keys, grids, qwen2_5_vl.encode(student, pixels, grids), strict=True):
+        for key, grid, embeds in zip(keys, grids, student.encode(pixels, grids), strict=True):
             keep(key, embeds, grid)
         batch.clear()
 
-    for video_id, path, plan in dict.fromkeys(wanted):
+    for video_id, path, plan, kind in dict.fromkeys(View(*film) for film in wanted):
         key = EmbeddingKey(video_id, plan.digest, tower, dtype)
         if video := cache.get(key):
             found[video_id, plan.digest] = video
@@ -88,10 +82,10 @@ def encode_videos(
                 raise
             failures[video_id] = str(error)
             continue
-        if is_long(grid := plan_grid(student, plan)):
+        if kind == "video" and is_long(grid := student.video(plan).grid):
             keep(key, encode_long(student, pictures, grid), grid)
             continue
-        pixels, grid = qwen2_5_vl.patches(student, pictures)
+        pixels, grid = student.patches(pictures, kind)
         if batch and sum(len(other) for _, other, _ in batch) + len(pixels) > PATCHES:
             flush()
         batch.append((key, pixels, grid))
@@ -113,17 +107,17 @@ def encode_together(
     that cannot be decoded, by id.
     """
     rank, ranks = dist.get_rank(), dist.get_world_size()
-    tower, dtype = qwen2_5_vl.tower_digest(student), dtype_name(student)
-    films = list(dict.fromkeys(wanted))
-    short = [film for film in films if not is_long(plan_grid(student, film[2]))][rank::ranks]
-    long = [film for film in films if is_long(plan_grid(student, film[2]))]
+    tower, dtype = student.tower_digest(), dtype_name(student)
+    films = list(dict.fromkeys(View(*film) for film in wanted))
+    long = [film for film in films if film.kind == "video" and is_long(student.video(film.plan).grid)]
+    short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
         report(start)
         encode_videos(student, cache, frames, short[start : start + TOGETHER], failures, tower)
     missing: list[int] = []  # of the long videos that this rank looks after
     for number in range(rank, len(long), ranks):
-        video_id, path, plan = long[number]
+        video_id, path, plan, _ = long[number]
         if cache.get(EmbeddingKey(video_id, plan.digest, tower, dtype)):
             continue
         try:
@@ -135,8 +129,8 @@ def encode_together(
     dist.all_gather_object(everyone, (failures, missing))
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
-        video_id, path, plan = long[number]
-        grid = plan_grid(student, plan)
+        video_id, path, plan, _ = long[number]
+        grid = student.video(plan).grid
         embeds = encode_long(student, frames.get(video_id, path, plan), grid, rank, ranks)
         if number in missing:
             cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), VideoEmbeds(embeds, grid))
@@ -147,18 +141,18 @@ def encode_together(
 def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0, ranks: int = 1) -> Tensor:
     """Embed one video in chunks of whole temporal patches, every `ranks`-th of them on this rank.
 
-    `frames`: uint8 (T, height, width, 3). Returns (t * h * w / merge², H), on the CPU, the same on every rank.
+    `frames`: uint8 (T, height, width, 3). Returns (t * h * w / merge², W), on the CPU, the same on every rank.
     """
     t, h, w = grid
-    temporal, tokens = student.processor.temporal_patch_size, h * w // student.merge**2
+    temporal, tokens = student.temporal, h * w // student.merge**2
     steps = max(1, PATCHES // (h * w))  # temporal patches in a chunk
     parts: list[Tensor] = []
     for first in range(0, t, steps * ranks):
-        part = torch.zeros(steps * tokens, student.hidden_size, dtype=student.model.dtype, device=student.device)
+        part = torch.zeros(steps * tokens, student.width, dtype=student.dtype, device=student.device)
         start = first + rank * steps
         if start < t:
-            pixels, piece = qwen2_5_vl.patches(student, frames[start * temporal : (start + steps) * temporal])
-            (embeds,) = qwen2_5_vl.encode(student, [pixels], [piece])
+            pixels, piece = student.patches(frames[start * temporal : (start + steps) * temporal])
+            (embeds,) = student.encode([pixels], [piece])
             part[: len(embeds)] = embeds
         gathered = [part]
         if ranks > 1:
@@ -170,4 +164,4 @@ def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0,
 
 def dtype_name(student: Student) -> str:
     """The model's dtype as keys name it."""
-    return str(student.model.dtype).removeprefix("torch.")
+    return str(student.dtype).removeprefix("torch.")

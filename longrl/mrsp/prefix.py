@@ -19,9 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longrl.models import qwen2_5_vl
-from longrl.models.chat import Prompt
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp.attention import Layout
 from longrl.mrsp.ulysses import Shards
 
@@ -38,30 +37,29 @@ class Group:
     """
 
     prompt: Prompt
-    video_embeds: Tensor | None  # (video tokens, H)
+    embeds: Sequence[Tensor]  # of the prompt's media, (tokens, W) each
     prefix: list[int]
     suffixes: list[list[int]]
     scored: list[int]
     shift: int = 0
 
 
-def response_group(prompt: Prompt, video_embeds: Tensor | None, responses: Sequence[Sequence[int]]) -> Group:
+def response_group(prompt: Prompt, embeds: Sequence[Tensor], responses: Sequence[Sequence[int]]) -> Group:
     """RL: one prompt, G responses (token ids); every response token is scored."""
     ids = prompt.expanded
-    return Group(prompt, video_embeds, ids[:-1], [[ids[-1], *response] for response in responses], [1] * len(responses))
+    return Group(prompt, embeds, ids[:-1], [[ids[-1], *response] for response in responses], [1] * len(responses))
 
 
-def question_group(prompts: Sequence[Prompt], video_embeds: Tensor | None, responses: Sequence[Sequence[int]]) -> Group:
-    """SFT: several questions on one video, each with one response; only response tokens are scored.
+def question_group(prompts: Sequence[Prompt], embeds: Sequence[Tensor], responses: Sequence[Sequence[int]]) -> Group:
+    """SFT: several questions on the same media, each with one response; only response tokens are scored.
 
-    Without a video nothing but the opening of the turn is shared. Raises `ValueError` when the prompts are not on one
-    video.
+    Without media nothing but the opening of the turn is shared. Raises `ValueError` when the prompts' media differ.
     """
     first = prompts[0]
-    if any((p.head, p.grid, p.second_per_grid) != (first.head, first.grid, first.second_per_grid) for p in prompts):
-        raise ValueError("the questions of a group must be on one video with one frame plan")
+    if any(prompt.opening != first.opening for prompt in prompts):
+        raise ValueError("the questions of a group must be on one video with one frame plan, or on the same images")
     suffixes = [[*prompt.tail, *response] for prompt, response in zip(prompts, responses, strict=True)]
-    return Group(first, video_embeds, first.context, suffixes, [len(prompt.tail) for prompt in prompts])
+    return Group(first, embeds, first.context, suffixes, [len(prompt.tail) for prompt in prompts])
 
 
 @dataclass
@@ -91,7 +89,7 @@ def score(
     width = packed.layout.tokens if shards is None else shards.slice_of(packed.layout.tokens)
     rank = 0 if shards is None else shards.rank
     embeds, position_ids = embed(student, packed, groups, rank * width, width)
-    hidden = qwen2_5_vl.text_hidden(student, embeds, position_ids, replace(packed.layout, kernel=kernel, shards=shards))
+    hidden = student.text_hidden(embeds, position_ids, replace(packed.layout, kernel=kernel, shards=shards))
     owner = (packed.columns // width).to(hidden.device)
     own = owner == rank
     rows, columns, targets = (x.to(hidden.device)[own] for x in (packed.rows, packed.columns, packed.targets))
@@ -109,12 +107,12 @@ def score(
 def group_logprobs(
     student: Student,
     prompt: Prompt,
-    video_embeds: Tensor | None,
+    embeds: Sequence[Tensor],
     responses: Sequence[Sequence[int]],
     temperature: float = 1.0,
 ) -> list[Tensor]:
     """Logprobs of each response's tokens, (R_i,) each, with the prompt computed once; differentiable."""
-    return score(student, [response_group(prompt, video_embeds, responses)], temperature).logprobs[0]
+    return score(student, [response_group(prompt, embeds, responses)], temperature).logprobs[0]
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Packed:
     """Groups as rows of tokens, and where in them the scored tokens are predicted."""
 
     ids: Tensor  # (B, L)
-    position_ids: Tensor  # (3, B, L)
+    position_ids: Tensor  # (A, B, L)
     rows: Tensor  # (T,) of the hidden states that predict the scored tokens
     columns: Tensor  # (T,)
     targets: Tensor  # (T,) those tokens
@@ -137,15 +135,15 @@ def pack(student: Student, groups: Sequence[Group]) -> Packed:
     P, G = max(lengths), max(len(group.suffixes) for group in groups)
     R = max(len(suffix) for group in groups for suffix in group.suffixes)
     ids = torch.full((len(groups), P + G * R), pad)
-    position_ids = torch.zeros(3, len(groups), P + G * R, dtype=torch.long)
+    position_ids = torch.zeros(student.AXES, len(groups), P + G * R, dtype=torch.long)
     rows: list[int] = []
     columns: list[int] = []
     targets: list[int] = []
     counts: list[int] = []
     for b, group in enumerate(groups):
         n = len(group.prefix)
-        # A prefix is never split inside the video: what comes after it is text, counting up by one.
-        block = qwen2_5_vl.positions(student, group.prompt, extra=R)[:, : n + R]
+        # A prefix is never split inside a medium: what comes after it is text, counting up by one.
+        block = student.positions(group.prompt, extra=R)[:, : n + R]
         ids[b, :n] = torch.tensor(group.prefix)
         position_ids[:, b, :n] = block[:, :n]
         position_ids[:, b, P:] = block[:, n:].repeat(1, G) + group.shift
@@ -165,28 +163,27 @@ def pack(student: Student, groups: Sequence[Group]) -> Packed:
 
 
 def embed(student: Student, packed: Packed, groups: Sequence[Group], start: int, width: int) -> tuple[Tensor, Tensor]:
-    """Embeddings (B, width, H) and positions (3, B, width) of the columns from `start` on, padded past the end.
+    """Embeddings (B, width, W) and positions (A, B, width) of the columns from `start` on, padded past the end.
 
-    Pads become video embeddings in prefixes only: a sampled response may contain a pad token.
+    Pads become embeddings of media in prefixes only: a sampled response may contain a pad token.
     """
     P = packed.layout.prompt
     missing = max(0, start + width - packed.layout.tokens)
     ids = F.pad(packed.ids, (0, missing), value=student.chat.end)[:, start : start + width].to(student.device)
     split = min(max(P - start, 0), width)  # so many of these columns belong to prefixes
-    videos = []
+    media: dict[int, list[Tensor]] = {}  # by pad, what stands in these columns, row by row
     for b, group in enumerate(groups):
-        prompt, found = group.prompt, 0 if group.video_embeds is None else len(group.video_embeds)
-        if found != prompt.video_tokens:
-            raise ValueError(
-                f"group {b}: its prompt has {prompt.video_tokens} video tokens (grid {prompt.grid}), but {found} "
-                "embeddings came with it; both must be of one frame plan"
-            )
-        if group.video_embeds is not None:
-            first = len(prompt.head)
-            here = slice(max(start - first, 0), max(start + split - first, 0))
-            videos.append(group.video_embeds[here].to(student.device))
-    prefix = qwen2_5_vl.token_embeds(student, ids[:, :split], torch.cat(videos) if videos else None)
-    embeds = torch.cat([prefix, qwen2_5_vl.token_embeds(student, ids[:, split:])], 1)
+        if why := group.prompt.misfit(group.embeds, student.width):
+            raise ValueError(f"group {b}: {why}; both must be of one frame plan")
+        seen = packed.ids[b, : len(group.prefix)]
+        for pad, whole in group.prompt.by_pad(group.embeds).items():
+            here = seen == pad
+            first, last = int(here[:start].sum()), int(here[: start + split].sum())
+            rows = torch.cat(list(whole)) if len(whole) > 1 else whole[0]
+            media.setdefault(pad, []).append(rows[first:last].to(student.device))
+    prefix = student.token_embeds(ids[:, :split], {pad: torch.cat(rows) for pad, rows in media.items()})
+    suffixes = student.token_embeds(ids[:, split:])
+    embeds = torch.cat([prefix, F.pad(suffixes, (0, prefix.shape[-1] - suffixes.shape[-1]))], 1)
     return embeds, F.pad(packed.position_ids, (0, missing))[:, :, start : start + width]
 
 
@@ -202,7 +199,7 @@ def token_logprobs(
 
     At most `CHUNK` rows of logits exist at a time, in the backward too.
     """
-    head = student.model.lm_head.weight
+    head = student.head
     logprobs, nats, hits = ChunkedLogprobs.apply(hidden, head, targets, temperature, entropy)
     return logprobs, nats if entropy else None, hits
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from longrl.errors import LongrlError
-from longrl.models.chat import Prompt
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp import prefix
 from longrl.rollout.request import Request, Rollout
 
@@ -90,13 +90,13 @@ def check(
     dtype).
     """
     if mean_tolerance is None:
-        mean_tolerance = MEAN_TOLERANCE[str(student.model.dtype).removeprefix("torch.")]
+        mean_tolerance = MEAN_TOLERANCE[str(student.dtype).removeprefix("torch.")]
     temperatures = {request.temperature for request in requests}
     if len(temperatures) != 1 or min(temperatures) <= 0:
         raise ValueError(f"parity needs rollouts of one temperature above 0, not {sorted(temperatures)}")
     prompts = [request.prompt for request in requests] if prompts is None else prompts
     groups = [
-        prefix.response_group(prompt, request.video_embeds, [rollout.token_ids for rollout in group])
+        prefix.response_group(prompt, request.embeds, [rollout.token_ids for rollout in group])
         for prompt, request, group in zip(prompts, requests, rollouts, strict=True)
     ]
     with torch.no_grad():
@@ -116,7 +116,11 @@ def explain(gap: Gap, plan: str, ours: Prompt, theirs: Prompt, tokenizer: Any) -
     return (
         f"question {gap.question}, sample {gap.sample}: token {gap.position} ({tokenizer.decode([gap.token])!r}, id "
         f"{gap.token}) has logprob {gap.trainer:.4f} in the trainer and {gap.engine:.4f} in vLLM, {gap.largest:.4f} "
-        f"apart; {gap.mean:.5f} on average over {gap.tokens} tokens. Frame plan {plan}; grid {ours.grid} and "
-        f"{ours.second_per_grid} s per temporal patch in the trainer, {theirs.grid} and {theirs.second_per_grid} s in "
-        "vLLM. Compare weights, frame plan, positions and dtype of the two."
+        f"apart; {gap.mean:.5f} on average over {gap.tokens} tokens. Frame plan {plan}; {shown(ours)} in the trainer, "
+        f"{shown(theirs)} in vLLM. Compare weights, frame plan, positions and dtype of the two."
     )
+
+
+def shown(prompt: Prompt) -> str:
+    """What a prompt shows, in words."""
+    return ", ".join(map(str, prompt.media)) or "text alone"

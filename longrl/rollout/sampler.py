@@ -19,8 +19,10 @@ import torch.distributed as dist
 from torch import nn
 
 from longrl.config import RlSettings
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
+from longrl.models.families import load
 from longrl.rollout import vllm
+from longrl.rollout.reference import Reference, engine_for
 from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, RolloutEngine
 from longrl.rollout.server import Servers
 
@@ -124,11 +126,13 @@ def make_sampler(
     student: Student,
     whole: Callable[[], AbstractContextManager[nn.Module]],
 ) -> Sampler:
-    """The sampler of this rank, as `settings.rollout` says: an engine in this process, or servers.
+    """The sampler of this rank, as `settings.rollout` says: an engine in this process, servers, or the reference.
 
     `folder` holds the weights that training starts from, `context` counts tokens of the longest prompt and response.
     """
     rollout = settings.rollout
+    if engine_for(folder, rollout.engine) == "transformers":
+        return Sampler(lambda: Reference(load(folder, settings.dtype, student.device)), whole)
     if not rollout.servers:
         return Sampler(
             lambda: vllm.Engine(
@@ -148,6 +152,6 @@ def make_sampler(
     rank, ranks = dist.get_rank(), dist.get_world_size()
     told = rollout.servers[rank::ranks]
     asked = told or rollout.servers[rank % len(rollout.servers) :][:1]
-    sampler = Sampler(lambda: Servers(asked, told, student.chat, student.hidden_size, rollout.weights_folder), whole)
+    sampler = Sampler(lambda: Servers(asked, told, student, rollout.weights_folder), whole)
     sampler.push()
     return sampler

@@ -1,7 +1,7 @@
 """Rollouts from vLLM servers on GPUs of their own, started by `python -m longrl.rollout.serve`.
 
 What differs from the engine in process:
-1. Token ids and video embeddings go to `/inference/v1/generate`; positions, seeds and logprobs are the same.
+1. Token ids and embeddings go to `/inference/v1/generate`; positions, seeds and logprobs are the same.
 2. New weights go through a safetensors file in a folder that trainer and servers share, then the servers' caches are
    emptied. A server is told by one rank only.
 3. The server may hold anybody's weights: the trainer must push its own before the first rollout.
@@ -18,12 +18,11 @@ from typing import Any
 from uuid import uuid4
 
 import httpx2
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longrl.models.chat import ChatFormat
-from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, check_requests, text_weights, video_id
+from longrl.models.base import Student
+from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, check_head, check_requests
 
 CONNECTIONS = 64  # requests under way to all servers together
 START = "start it with `python -m longrl.rollout.serve`"
@@ -32,22 +31,22 @@ START = "start it with `python -m longrl.rollout.serve`"
 class Servers:
     """The vLLM servers a rank rolls out from; `told` are those whose weights this rank keeps up to date.
 
-    `weights_folder` must be the same folder for the servers; `hidden` is H of the embeddings; `timeout` (seconds) is of
-    one request. Making it waits up to `patience` seconds for the servers to come up; raises `EngineLost` if they don't.
+    `weights_folder` must be the same folder for the servers; `timeout` (seconds) is of one request.
+    Making it waits up to `patience` seconds for the servers to come up; raises `EngineLost` if they don't.
     """
 
     def __init__(
         self,
         urls: Sequence[str],
         told: Sequence[str],
-        chat: ChatFormat,
-        hidden: int,
+        student: Student,
         weights_folder: str | Path,
         timeout: float = 1800.0,
         patience: float = 300.0,
     ):
         self._urls, self._told = ([url.rstrip("/").removesuffix("/v1") for url in each] for each in (urls, told))
-        self._chat, self._hidden, self._folder = chat, hidden, Path(weights_folder)
+        self._family, self._chat, self._folder = type(student), student.chat, Path(weights_folder)
+        self._width = student.width
         limits = httpx2.Limits(max_connections=CONNECTIONS)
         self._http = httpx2.Client(timeout=httpx2.Timeout(timeout, connect=10.0), limits=limits)
         self._context = min(self._wait(url, time.monotonic() + patience) for url in {*self._urls, *self._told})
@@ -60,7 +59,7 @@ class Servers:
 
         Raises `EngineError` for a request that can't be done, `EngineLost` where a server is gone or failing.
         """
-        check_requests(requests, self._context, self._hidden)
+        check_requests(requests, self._context, self._width)
         pool = ThreadPoolExecutor(max(1, min(CONNECTIONS, len(requests))))
         try:
             return list(pool.map(self._continue, range(len(requests)), requests))
@@ -69,13 +68,14 @@ class Servers:
 
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights into the servers this rank tells; they forget what they computed with others."""
-        weights = text_weights(state)
+        check_head(state)
+        weights = self._family.vllm_weights(state)
         if not self._told:
             return
         self._updates += 1
         path = self._folder / f"longrl-weights-{uuid4().hex}.safetensors"
         # A tied head shares memory with the embeddings, which the format does not allow.
-        weights["lm_head.weight"] = weights["lm_head.weight"].clone()
+        weights |= {name: value.clone() for name, value in weights.items() if name.endswith("lm_head.weight")}
         try:
             save_file({name: value.contiguous().cpu() for name, value in weights.items()}, path)
             for url in self._told:
@@ -112,8 +112,8 @@ class Servers:
                 "detokenize": False,
             },
         }
-        if request.video_embeds is not None:
-            body["features"] = features(request)
+        if features := self._family.vllm_features(prompt, request.embeds):
+            body["features"] = features
         answer = self._post(self._urls[number % len(self._urls)], "/inference/v1/generate", body).json()
         rollouts = [self._rollout(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
         return rollouts if sampled else rollouts * request.n
@@ -147,27 +147,3 @@ class Servers:
             if time.monotonic() > deadline:
                 raise EngineLost(f"the rollout server {url} does not come up ({why}); {START}")
             time.sleep(1.0)
-
-
-def features(request: Request) -> dict[str, Any]:
-    """A request's video as vLLM's `MultiModalFeatures`: name, place in the prompt, and the tensors in base64."""
-    from transformers import BatchFeature
-    from vllm.entrypoints.scale_out.token_in_token_out.mm_serde import encode_mm_kwargs_item
-    from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItems
-
-    prompt = request.prompt
-    assert request.video_embeds is not None
-    tensors = {
-        "video_embeds": request.video_embeds.detach().cpu(),
-        "video_grid_thw": torch.tensor([prompt.grid]),
-        "second_per_grid_ts": torch.tensor([prompt.second_per_grid]),
-    }
-    single = MultiModalFieldConfig.batched("video", keep_on_cpu=True)
-    whole = MultiModalFieldConfig.flat_from_sizes("video", torch.tensor([prompt.video_tokens]))
-    fields = {"video_embeds": whole, "video_grid_thw": single, "second_per_grid_ts": single}
-    item = MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields)["video"][0]
-    return {
-        "mm_hashes": {"video": [video_id(request)]},
-        "mm_placeholders": {"video": [{"offset": len(prompt.head), "length": prompt.video_tokens}]},
-        "kwargs_data": {"video": [encode_mm_kwargs_item(item)]},
-    }

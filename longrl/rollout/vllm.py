@@ -29,24 +29,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longrl.models.chat import ChatFormat
+from longrl.models.families import family_class
+from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
-from longrl.rollout.request import EngineError, Request, Rollout, check_requests, text_weights, video_id
+from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
 
 BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-def model_options(max_model_len: int) -> dict[str, Any]:
-    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same."""
+def model_options(max_model_len: int, kinds: Sequence[str]) -> dict[str, Any]:
+    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same.
+
+    `kinds` are the media that the family takes.
+    """
     return {
         "max_model_len": max_model_len,
         "max_num_batched_tokens": max(STEP_TOKENS, max_model_len),
         "enable_chunked_prefill": False,
         "enable_prefix_caching": True,
         "block_size": BLOCK,
-        "enable_mm_embeds": True,
-        "limit_mm_per_prompt": {"video": 0, "image": 0},
+        "enable_mm_embeds": bool(kinds),
+        "limit_mm_per_prompt": dict.fromkeys(kinds, 0),
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "enforce_eager": not torch.cuda.is_available(),
@@ -86,12 +90,16 @@ class Engine:
             options["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
         if not self._owns_group and (gpu or tensor_parallel > 1):
             options["distributed_executor_backend"] = "external_launcher"
+        self._family = family_class(folder)
         with undisturbed(), environment():
             from vllm import LLM
             from vllm.config import WeightTransferConfig
 
             from longrl.rollout.transfer import IN_PROCESS
 
+            if not gpu:
+                cpu_kernels.register()
+                options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
                 str(folder),
                 dtype=dtype,
@@ -100,15 +108,15 @@ class Engine:
                 tensor_parallel_size=tensor_parallel,
                 disable_log_stats=True,
                 weight_transfer_config=WeightTransferConfig(backend=IN_PROCESS),
-                **model_options(max_model_len),
+                **model_options(max_model_len, self._family.KINDS),
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
             client: Any = self._llm.llm_engine.engine_core
             client._finalizer.detach()
             self._llm.init_weight_transfer_engine({"init_info": {}})
-        self.chat = ChatFormat(self._llm.get_tokenizer())
-        self._hidden = self._llm.llm_engine.model_config.get_hidden_size()
+        self.chat = self._family.CHAT(self._llm.get_tokenizer())
+        self._width = self._family.embedding_width(self._llm.llm_engine.model_config.hf_config)
         self._updates = 0
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
@@ -123,11 +131,11 @@ class Engine:
         first, everyones = self._shared(requests)
         if not everyones:
             return []
-        check_requests(everyones, self.max_model_len, self._hidden)
+        check_requests(everyones, self.max_model_len, self._width)
         try:
             with undisturbed():
                 outputs = self._llm.generate(
-                    [self._input(request) for request in everyones],
+                    [self._family.vllm_input(request.prompt, request.embeds) for request in everyones],
                     [self._sampling(request) for request in everyones],
                     use_tqdm=False,
                 )
@@ -149,7 +157,8 @@ class Engine:
         """
         if self._llm is None:
             raise EngineError("this engine is closed")
-        weights = list(text_weights(state).items())
+        check_head(state)
+        weights = list(self._family.vllm_weights(state).items())
         self._updates += 1
         with undisturbed(), torch.no_grad():
             self._llm.start_weight_update()
@@ -209,10 +218,7 @@ class Engine:
         from vllm.distributed.parallel_state import get_tp_group
 
         group = get_tp_group()
-        here = [
-            dataclasses.replace(r, video_embeds=None if r.video_embeds is None else r.video_embeds.detach().cpu())
-            for r in requests
-        ]
+        here = [dataclasses.replace(r, embeds=tuple(each.detach().cpu() for each in r.embeds)) for r in requests]
         everyone: list[list[Request]] = [[]] * self._shards
         dist.all_gather_object(everyone, here, group=group.cpu_group)
         return sum(map(len, everyone[: group.rank_in_group])), [request for part in everyone for request in part]
@@ -230,22 +236,6 @@ class Engine:
             logprobs=0,
             detokenize=False,
         )
-
-    @staticmethod
-    def _input(request: Request) -> dict[str, Any]:
-        prompt = request.prompt
-        if request.video_embeds is None:
-            return {"prompt_token_ids": prompt.compact}
-        video = {
-            "video_embeds": request.video_embeds.detach(),
-            "video_grid_thw": torch.tensor([prompt.grid]),
-            "second_per_grid_ts": torch.tensor([prompt.second_per_grid]),
-        }
-        return {
-            "prompt_token_ids": prompt.compact,
-            "multi_modal_data": {"video": video},
-            "multi_modal_uuids": {"video": [video_id(request)]},
-        }
 
     def _rollout(self, completion: Any) -> Rollout:
         ids = list(completion.token_ids)

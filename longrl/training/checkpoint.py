@@ -29,7 +29,7 @@ from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
 
 if TYPE_CHECKING:
-    from longrl.models.qwen2_5_vl import Student
+    from longrl.models.base import Student
 
 
 class Checkpoints:
@@ -134,7 +134,7 @@ def export(engine: Engine, student: Student, source: Path, folder: Path) -> None
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
                 shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
-                student.model.save_pretrained(temporary)
+                student.save(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             except (OSError, SafetensorError) as error:

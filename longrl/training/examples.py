@@ -14,7 +14,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import polars as pl
@@ -22,7 +21,7 @@ import polars as pl
 from longrl.config import FrameSettings, Phase, SftSettings
 from longrl.models.chat import question_text
 from longrl.training.turns import Turn, described, plain_turn, question_turn, recall_drill
-from longrl.video.sample import FramePlan, plan_frames
+from longrl.video.views import View, plan, views_of
 
 KINDS = ("recall_drill", "clip_captions", "video_captions", "reading", "blind_questions", "questions")
 # Text after a clip, and text alone, is moved on by some positions, as if a whole video stood before it: a small model
@@ -31,20 +30,11 @@ CLIP_SHIFT, TEXT_SHIFT = (25, 80), (0, 110)
 
 
 @dataclass(frozen=True)
-class View:
-    """A span of a video as the student sees it."""
-
-    video_id: str
-    path: str
-    plan: FramePlan
-
-
-@dataclass(frozen=True)
 class Example:
-    """Turns that share one video, or none; a drill has tokens in place of a turn."""
+    """Turns that share one video, or the same images, or nothing; a drill has tokens in place of a turn."""
 
     kind: str
-    view: View | None = None
+    views: tuple[View, ...] = ()
     turns: tuple[Turn, ...] = ()
     drill: tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]] | None = None  # shown, to copy, weights
     shift: int = 0
@@ -79,7 +69,7 @@ class Examples:
     """Draws the examples of any step.
 
     `videos`, `captions` and `dataset` are the stages' tables; `words` are the token ids drills are made of; `broken`
-    names videos to leave out. Raises `ValueError` when a phase asks for a kind of which there is no item.
+    names videos and images to leave out. Raises `ValueError` when a phase asks for a kind of which there is no item.
     """
 
     def __init__(
@@ -94,10 +84,11 @@ class Examples:
         broken: Sequence[str] = (),
     ):
         self.settings, self.frames, self.seed, self.words = settings, frames, seed, list(words)
-        mine = dataset.filter((pl.col("split") == "sft") & ~pl.col("video_id").is_in(list(broken))).sort("question_id")
+        mine = dataset.filter(pl.col("split") == "sft").sort("question_id")
         self.questions: dict[str, list[dict[str, Any]]] = {}
         for row in mine.iter_rows(named=True):
-            self.questions.setdefault(row["video_id"], []).append(row)
+            if not {row["video_id"], *(each["media_id"] for each in row.get("media") or ())} & set(broken):
+                self.questions.setdefault(row["video_id"], []).append(row)
         self.videos = {
             row["video_id"]: row for row in videos.iter_rows(named=True) if row["video_id"] in self.questions
         }
@@ -162,15 +153,15 @@ class Examples:
             return Example(kind, drill=recall_drill(self.words, draw))
         if kind == "clip_captions":
             turn = self._retold(item["video_id"], [item], draw)
-            return Example(kind, self.clip_view(item), (turn,), shift=draw.randrange(*CLIP_SHIFT))
+            return Example(kind, (self.clip_view(item),), (turn,), shift=draw.randrange(*CLIP_SHIFT))
         if kind == "video_captions":
-            return Example(kind, self.view(item, budget), (self._retold(item, self.clips[item], draw),))
+            return Example(kind, self.whole(item, budget), (self._retold(item, self.clips[item], draw),))
         if kind in ("reading", "blind_questions"):
             turn = question_turn(item, self.settings.loss_weights, reading=kind == "reading")
             return Example(kind, turns=(turn,), shift=draw.randrange(*TEXT_SHIFT))
         chosen = spread(self.questions[item], self.settings.questions_per_video, draw)
         turns = tuple(question_turn(row, self.settings.loss_weights) for row in chosen)
-        return Example(kind, self.view(item, budget), turns)
+        return Example(kind, self.whole(item, budget), turns)
 
     def _retold(self, video_id: str, clips: Sequence[dict[str, Any]], draw: random.Random) -> Turn:
         """A question of the video, and how its chain of thought begins: what was seen, whatever is asked."""
@@ -178,10 +169,9 @@ class Examples:
         row = draw.choice(rows)
         return plain_turn(question_text(row["question"], row["options"]), described(clips))
 
-    def view(self, video_id: str, budget: int) -> View:
-        """The whole video with this frame budget."""
-        video = self.videos[video_id]
-        return View(video_id, video["path"], plan(video["duration"], budget, self.frames))
+    def whole(self, video_id: str, budget: int) -> tuple[View, ...]:
+        """The whole video with this frame budget, or the group of images."""
+        return views_of(self.questions[video_id][0], self.videos, self.frames, budget)
 
     def clip_view(self, clip: dict[str, Any]) -> View:
         """What a clip's caption tells of: two frames for each visit where the teacher saw some, else the whole clip.
@@ -203,20 +193,12 @@ class Examples:
         used = {kind for phase in self.settings.phases if phase.steps for kind in self.kinds(phase)}
         budgets = sorted({budget for phase in self.settings.phases for budget in phase.budgets or self.frames.budgets})
         views = []
-        for video_id in sorted(self.videos):
+        for video_id in sorted(self.questions):
             if used & {"video_captions", "questions"}:
-                views += [self.view(video_id, budget) for budget in budgets]
+                views += [view for budget in budgets for view in self.whole(video_id, budget)]
             if "clip_captions" in used:
                 views += [self.clip_view(clip) for clip in self.clips.get(video_id, [])]
-        return views
-
-
-@lru_cache(maxsize=65536)
-def plan(
-    duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None
-) -> FramePlan:
-    """`plan_frames` at the student's frame size, remembered with its digest."""
-    return plan_frames(duration, budget, frames.height, frames.width, start, end)
+        return list(dict.fromkeys(views))
 
 
 def spread(rows: Sequence[dict[str, Any]], count: int, draw: random.Random) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from longrl.config import FrameSettings, RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.ulysses import make_shards
 from longrl.rollout import parity
@@ -51,17 +51,17 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         raise TrainingError(f"rl.prompts_per_step is {settings.prompts_per_step}, fewer than the {ranks} ranks")
     rewards = Rewards(settings)
     torch.manual_seed(job["seed"])
-    student = qwen2_5_vl.load(job["model"], settings.dtype, device)
-    student.model.model.visual.requires_grad_(False)
-    shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
+    student = families.load(job["model"], settings.dtype, device)
+    student.freeze("tower", "projector")
+    shards = make_shards(settings.sequence_parallel, student.heads)
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
-    reference = qwen2_5_vl.load(job["model"], settings.dtype, device) if settings.kl else None
+    reference = families.load(job["model"], settings.dtype, device) if settings.kl else None
     tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
     clock = Stopwatch()
     videos = Embeddings(student, job["embedding_cache"], job["frame_cache"], tables["videos"], frames)
     with clock("encode"):
         questions = videos.encode(tables["dataset"], messages, judged=rewards.open_too)
-    lengths = prompt_lengths(student, videos, questions)
+    lengths = prompt_lengths(videos, questions)
     cycle = curriculum(settings.order, f"{job['seed']} rl", questions, lengths, settings.prompts_per_step)
 
     engine = Engine(student.model, settings, shards)

@@ -95,7 +95,7 @@ def counts(batch: Batch, sums: Sums) -> dict[str, float]:
         **earned(judged),
         "responses": len(rollouts),
         "response_tokens": sum(len(rollout.token_ids) for rollout in rollouts),
-        "prompt_tokens": sum(len(prompt.head) + prompt.video_tokens + len(prompt.tail) for prompt in prompts),
+        "prompt_tokens": sum(map(len, prompts)),
         "truncated": sum(rollout.finish != "stop" for rollout in rollouts),
         "chosen": len(batch.chosen),
         "loss": sums.loss,

@@ -6,17 +6,18 @@ from typing import Any
 
 import polars as pl
 import torch.distributed as dist
+from torch import Tensor
 
 from longrl.config import FrameSettings, RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models.base import Student
 from longrl.models.chat import question_text
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
-from longrl.mrsp.encode import encode_together, encode_videos, plan_grid
+from longrl.mrsp.encode import encode_together, encode_videos
 from longrl.rollout.request import Request
-from longrl.training.examples import View, plan
 from longrl.training.rank import Messages, TrainingError
 from longrl.video.decode import FrameCache
+from longrl.video.views import View, views_of
 
 
 class Embeddings:
@@ -28,18 +29,17 @@ class Embeddings:
         self.cache = EmbeddingCache(folder, frames.embedding_cache_gib)
         self.frame_cache, self.frames = FrameCache(frame_cache), frames
         self.student, self.videos = student, {row["video_id"]: row for row in videos.iter_rows(named=True)}
-        self.tower = qwen2_5_vl.tower_digest(student)
-        self.dtype = str(student.model.dtype).removeprefix("torch.")
+        self.tower = student.tower_digest()
+        self.dtype = str(student.dtype).removeprefix("torch.")
 
     @property
     def encoded(self) -> int:
         """Videos that this rank has put through the tower."""
         return self.cache.encodes
 
-    def view(self, video_id: str) -> View:
-        """What the student sees of a video: the headline budget."""
-        video = self.videos[video_id]
-        return View(video_id, video["path"], plan(video["duration"], self.frames.budget, self.frames))
+    def views(self, row: dict[str, Any]) -> tuple[View, ...]:
+        """What the student sees with a question: a video at the headline budget, images, or nothing."""
+        return views_of(row, self.videos, self.frames, self.frames.budget)
 
     def encode(self, dataset: pl.DataFrame, messages: Messages, judged: bool = False) -> list[dict[str, Any]]:
         """Fill the cache, videos shared out over the ranks; returns the questions whose videos can be decoded.
@@ -50,18 +50,22 @@ class Embeddings:
         if dist.get_rank() == 0:
             messages.send("facts", open_questions_left_out=left_out)
         rank, ranks = dist.get_rank(), dist.get_world_size()
-        views = [self.view(video_id) for video_id in sorted(set(rows["video_id"]))]
+        asked = rows.sort("video_id").iter_rows(named=True)
+        views = list(dict.fromkeys(view for row in asked for view in self.views(row)))
 
         def report(done: int) -> None:
             if rank == 0:
-                messages.progress(0, f"encoding video {min(done * ranks + 1, len(views))} of {len(views)}")
+                messages.progress(0, f"encoding {min(done * ranks + 1, len(views))} of {len(views)} videos and images")
 
-        wanted = [(view.video_id, view.path, view.plan) for view in views]
-        broken = encode_together(self.student, self.cache, self.frame_cache, wanted, report)
+        broken: dict[str, str] = {}
+        if views:
+            broken = encode_together(self.student, self.cache, self.frame_cache, views, report)
         self.cache.hits = 0
         for video_id, reason in sorted(broken.items()) if rank == 0 else ():
             messages.send("reject", item=video_id, rule="decode", reason=reason)
-        kept = [row for row in rows.iter_rows(named=True) if row["video_id"] not in broken]
+        kept = [
+            row for row in rows.iter_rows(named=True) if not any(view.video_id in broken for view in self.views(row))
+        ]
         if not kept:
             raise TrainingError(
                 "no question of the split rl that can be rewarded has a video that can be decoded; "
@@ -69,24 +73,28 @@ class Embeddings:
             )
         return kept
 
+    def prompt(self, row: dict[str, Any]) -> Prompt:
+        """The prompt of a question."""
+        seen = [self.student.medium(view.kind, view.plan) for view in self.views(row)]
+        return self.student.chat.prompt(question_text(row["question"], row["options"]), seen)
+
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
         """The rollout request of a question."""
-        view = self.view(row["video_id"])
-        video = self.cache.get(EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype))
-        if video is None:
-            video = self.encode_again(view, settings.zero_stage)
-        prompt = self.student.chat.prompt(
-            question_text(row["question"], row["options"]), video.grid, view.plan.second_per_grid
-        )
-        embeds = video.embeds.to(self.student.device)
+        prompt = self.prompt(row)
+        embeds = tuple(self.embeds(view, settings.zero_stage) for view in self.views(row))
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
+
+    def embeds(self, view: View, zero_stage: int) -> Tensor:
+        """Embeddings of what is seen, (tokens, W), on the student's device."""
+        key = EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype)
+        found = self.cache.get(key) or self.encode_again(view, zero_stage)
+        return found.embeds.to(self.student.device)
 
     def encode_again(self, view: View, zero_stage: int) -> VideoEmbeds:
         """An embedding whose file broke or was deleted while the run goes on."""
         if zero_stage == 3:  # the tower's weights are spread over ranks that do not encode now
             raise TrainingError(f"the embedding of video {view.video_id} has left the cache; run again to encode it")
-        wanted = [(view.video_id, view.path, view.plan)]
-        found = encode_videos(self.student, self.cache, self.frame_cache, wanted, tower=self.tower)
+        found = encode_videos(self.student, self.cache, self.frame_cache, [view], tower=self.tower)
         return found[view.video_id, view.plan.digest]
 
 
@@ -100,12 +108,6 @@ def answerable(dataset: pl.DataFrame, judged: bool) -> tuple[pl.DataFrame, int]:
     return rows, split.height - rows.height
 
 
-def prompt_lengths(student: Student, videos: Embeddings, questions: list[dict[str, Any]]) -> list[int]:
-    """Tokens of each question's prompt, its video's included."""
-    lengths = []
-    for row in questions:
-        view = videos.view(row["video_id"])
-        grid = plan_grid(student, view.plan)
-        prompt = student.chat.prompt(question_text(row["question"], row["options"]), grid, view.plan.second_per_grid)
-        lengths.append(len(prompt.head) + prompt.video_tokens + len(prompt.tail))
-    return lengths
+def prompt_lengths(videos: Embeddings, questions: list[dict[str, Any]]) -> list[int]:
+    """Tokens of each question's prompt, its media's included."""
+    return [len(videos.prompt(row)) for row in questions]

@@ -21,9 +21,10 @@ from torch import Tensor
 from longrl.config import RlSettings
 from longrl.rollout.request import Request, Rollout
 from longrl.training.algorithms import Algorithm, varied
-from longrl.training.examples import Cycle, View
+from longrl.training.examples import Cycle
 from longrl.training.rewards import Judged, Response, Rewards, shuffled
 from longrl.training.stopwatch import Stopwatch
+from longrl.video.views import View, digest_of
 
 
 class Sampler(Protocol):
@@ -35,7 +36,7 @@ class Sampler(Protocol):
 class Prompts(Protocol):
     """What turns questions into requests: `longrl.training.rl_prompts.Embeddings`."""
 
-    def view(self, video_id: str) -> View: ...
+    def views(self, row: dict[str, Any]) -> tuple[View, ...]: ...
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request: ...
 
@@ -77,8 +78,7 @@ class Sample:
 
     @property
     def forward_tokens(self) -> int:
-        prompt = self.request.prompt
-        return len(prompt.head) + prompt.video_tokens + len(prompt.tail) + self.response_tokens
+        return len(self.request.prompt) + self.response_tokens
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Collector:
             judged = in_groups(self.rewards(responses), settings.group_size)
             totals = self._totals(judged, f"{self.seed} {step}" + (f" {round_}" if round_ else ""))
         return [
-            Sample(row["question_id"], self.prompts.view(row["video_id"]).plan.digest, request, group, earned, total)
+            Sample(row["question_id"], digest_of(self.prompts.views(row)), request, group, earned, total)
             for (_, row), request, group, earned, total in zip(drawn, requests, rollouts, judged, totals, strict=True)
         ]
 

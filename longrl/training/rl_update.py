@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.config import RlSettings
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 from longrl.mrsp.prefix import Group, Scored, response_group, score
 from longrl.rollout.request import Rollout
 from longrl.training.algorithms import Algorithm
@@ -170,9 +170,7 @@ def remember(samples: Sequence[Sample], scored: Scored) -> None:
 
 def group(sample: Sample, rollouts: Sequence[Rollout]) -> Group:
     """The prompt and these responses, ready to be scored."""
-    return response_group(
-        sample.request.prompt, sample.request.video_embeds, [rollout.token_ids for rollout in rollouts]
-    )
+    return response_group(sample.request.prompt, sample.request.embeds, [rollout.token_ids for rollout in rollouts])
 
 
 def lengths(sample: Sample) -> Tensor:

@@ -25,26 +25,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longrl.config import Categories, FrameSettings, SftSettings
-from longrl.models import qwen2_5_vl
-from longrl.models.chat import Prompt
-from longrl.models.qwen2_5_vl import Student
+from longrl.config import AnyCategory, FrameSettings, SftSettings
+from longrl.models import families
+from longrl.models.base import Student
+from longrl.models.prompt import Prompt
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.prefix import Group, question_group, score
 from longrl.mrsp.ulysses import make_shards
 from longrl.training.checkpoint import Checkpoints, export
 from longrl.training.engine import Engine, join, learning_rate
-from longrl.training.examples import Example, Examples, View
+from longrl.training.examples import Example, Examples
 from longrl.training.losses import weighted_cross_entropy
 from longrl.training.metrics import MetricsFile
 from longrl.training.rank import Messages
 from longrl.training.sft_videos import Films, decode
 from longrl.training.turns import tokenize
 from longrl.video.decode import FrameCache
+from longrl.video.views import View
 from longrl.warehouse.artifacts import ArtifactRef
 
-CLASSES = ("", *Categories)
+CLASSES = ("", *AnyCategory)
 RECENT = 12  # steps at the full frame budget whose mean may end a phase
 
 
@@ -55,9 +56,10 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rank, _ = join(device)
     torch.manual_seed(job["seed"])
-    student = qwen2_5_vl.load(job["model"], settings.dtype, device)
-    shards = make_shards(settings.sequence_parallel, student.model.config.text_config.num_attention_heads)
-    student.model.model.visual.requires_grad_(not settings.freeze_vision)
+    student = families.load(job["model"], settings.dtype, device)
+    shards = make_shards(settings.sequence_parallel, student.heads)
+    if settings.freeze_vision:
+        student.freeze("tower", "projector")
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
 
     special = set(student.tokenizer.all_special_ids)
@@ -107,7 +109,7 @@ class Share:
     """One rank's part of a step's examples of one kind, as token groups."""
 
     groups: list[Group]
-    views: list[View]
+    views: list[tuple[View, ...]]  # of each group
     weights: Tensor  # (S,), of all scored tokens in order
     lengths: list[int]  # scored tokens of each response
     classes: list[str]  # of each response: a question's category, or nothing
@@ -200,9 +202,10 @@ def forward_backward(engine: Engine, student: Student, share: Share, films: Film
 
 def attach_videos(share: Share, films: Films) -> None:
     """Hang the embeddings of the share's videos into its groups."""
-    if share.views:
-        for group, video in zip(share.groups, films.embeds(share.views), strict=True):
-            group.video_embeds = video
+    seen = [view for views in share.views for view in views]
+    found = iter(films.embeds(seen) if seen else ())
+    for group, views in zip(share.groups, share.views, strict=True):
+        group.embeds = tuple(next(found) for _ in views)
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
@@ -213,28 +216,30 @@ def build(student: Student, everything: Sequence[Example], replica: int, replica
     lengths: list[int] = []
     classes: list[str] = []
     groups: list[Group] = []
-    if mine[0].view is None:  # text alone: all rows share the opening of the turn, and so are one group
-        rows = [row for example in mine for row in text_rows(student, example)]
+    views: list[tuple[View, ...]] = []
+    if alone := [example for example in mine if not example.views]:  # all share the opening of the turn: one group
+        rows = [row for example in alone for row in text_rows(student, example)]
         suffixes, starts = [row.suffix for row in rows], [row.start for row in rows]
-        groups.append(Group(rows[0].prompt, None, list(rows[0].prompt.head), suffixes, starts, mine[0].shift))
+        groups.append(Group(rows[0].prompt, (), list(rows[0].prompt.head), suffixes, starts, alone[0].shift))
+        views.append(())
         weights += [weight for row in rows for weight in row.weights]
         lengths += [len(row.weights) for row in rows]
         classes += [row.category for row in rows]
     for example in mine:
-        if example.view is None:
+        if not example.views:
             continue
-        plan = example.view.plan
-        grid = (-(-len(plan.times) // 2), plan.height // 14, plan.width // 14)
-        prompts = [student.chat.prompt(turn.prompt, grid, plan.second_per_grid) for turn in example.turns]
+        seen = [student.medium(view.kind, view.plan) for view in example.views]
+        prompts = [student.chat.prompt(turn.prompt, seen) for turn in example.turns]
         answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
-        group = question_group(prompts, None, [ids for ids, _ in answers])
+        group = question_group(prompts, (), [ids for ids, _ in answers])
         group.shift = example.shift
         groups.append(group)
+        views.append(example.views)
         weights += [weight for _, each in answers for weight in each]
         lengths += [len(each) for _, each in answers]
         classes += [turn.category for turn in example.turns]
     scale = torch.tensor(weights) * (0.0 if idle else 1.0)
-    return Share(groups, [example.view for example in mine if example.view], scale, lengths, classes)
+    return Share(groups, views, scale, lengths, classes)
 
 
 @dataclass(frozen=True)
@@ -249,7 +254,7 @@ class TextRow:
 
 
 def text_rows(student: Student, example: Example) -> list[TextRow]:
-    """A drill, or the turns of an example without a video."""
+    """A drill, or the turns of an example without media."""
     if example.drill:
         shown, copied, weights = example.drill
         return [TextRow(student.chat.prompt(""), [*shown, *copied], len(shown), weights)]

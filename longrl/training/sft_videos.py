@@ -6,20 +6,18 @@ frozen tower runs at every step, as a trained one does.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longrl.models import qwen2_5_vl
-from longrl.models.qwen2_5_vl import Student
+from longrl.models.base import Student
 from longrl.mrsp.cache import EmbeddingCache
-from longrl.mrsp.encode import encode_together, encode_videos, plan_grid
-from longrl.training.examples import View
+from longrl.mrsp.encode import encode_together, encode_videos
 from longrl.training.rank import Messages
 from longrl.video.decode import DecodeError, FrameCache
+from longrl.video.views import View
 
 
 class Films:
@@ -35,9 +33,9 @@ class Films:
 
         To be called before an engine shards the tower's weights. Nothing is done when they don't fit into the cache.
         """
-        films = list(dict.fromkeys((view.video_id, view.path, view.plan) for view in views))
-        width = self.student.hidden_size * self.student.model.dtype.itemsize / self.student.merge**2
-        size = sum(math.prod(plan_grid(self.student, plan)) * width for _, _, plan in films)
+        films = list(dict.fromkeys(views))
+        width = self.student.width * self.student.dtype.itemsize
+        size = sum(self.student.medium(film.kind, film.plan).tokens * width for film in films)
         if cache.limit is not None and size > cache.limit:
             if dist.get_rank() == 0:
                 messages.warn(
@@ -45,21 +43,19 @@ class Films:
                     "frames.embedding_cache_gib: the frozen vision tower runs at every step instead of once a view"
                 )
             return
-        self.cache, self._tower = cache, qwen2_5_vl.tower_digest(self.student)
+        self.cache, self._tower = cache, self.student.tower_digest()
         if dist.get_rank() == 0:
-            messages.progress(0, f"encoding {len(films)} views of videos")
+            messages.progress(0, f"encoding {len(films)} views of videos and images")
         encode_together(self.student, cache, self.frames, films)
         cache.hits = 0
 
     def embeds(self, views: Sequence[View]) -> list[Tensor]:
-        """One (t * h * w / merge², H) a view, all in one call of the tower where it is needed."""
+        """One (tokens, W) a view, all in one call of the tower where it is needed."""
         if self.cache is None:
-            trained = self.student.model.model.visual.patch_embed.proj.weight.requires_grad
-            cut = [qwen2_5_vl.patches(self.student, self.frames.get(v.video_id, v.path, v.plan)) for v in views]
-            with torch.set_grad_enabled(trained):
-                return qwen2_5_vl.encode(self.student, [pixels for pixels, _ in cut], [grid for _, grid in cut])
-        films = [(view.video_id, view.path, view.plan) for view in views]
-        found = encode_videos(self.student, self.cache, self.frames, films, tower=self._tower)
+            cut = [self.student.patches(self.frames.get(v.video_id, v.path, v.plan), v.kind) for v in views]
+            with torch.set_grad_enabled(self.student.trains_encoders):
+                return self.student.encode([pixels for pixels, _ in cut], [grid for _, grid in cut])
+        found = encode_videos(self.student, self.cache, self.frames, views, tower=self._tower)
         return [found[view.video_id, view.plan.digest].embeds.to(self.student.device) for view in views]
 
 

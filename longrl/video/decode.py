@@ -1,4 +1,4 @@
-"""The one decode room: frames of a video by timestamp, and a cache of them.
+"""The one decode room: frames of a video by timestamp, images, and a cache of both.
 
 Decoding happens in a worker process (`longrl.video.crew`), whoever asks, so a file that hangs, crashes or blows up its
 decoder costs that file only. Frames come upright and shrunk one by one as they are decoded, and the cache writes them
@@ -24,6 +24,8 @@ import numpy as np
 
 from longrl.errors import LongrlError
 from longrl.video.crew import WorkerLost, apart
+from longrl.video.image import is_image
+from longrl.video.image import picture as still
 from longrl.video.sample import FramePlan
 from longrl.video.seek import DamagedFrame, frames_at
 
@@ -73,6 +75,12 @@ def each_frame(path: str | Path, plan: FramePlan) -> Iterator[np.ndarray]:
 
     Raises `DecodeError`.
     """
+    if is_image(path):
+        try:
+            yield from [still(path, plan.height, plan.width)] * len(plan.times)
+        except (OSError, ValueError) as error:
+            raise DecodeError(_brief(error)) from error
+        return
     import av
     from av.video.reformatter import VideoReformatter
 

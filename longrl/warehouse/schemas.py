@@ -18,11 +18,12 @@ class SchemaError(LongrlError):
 
 
 CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot"])
+ANY_CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot", "general"])  # general: of no video
 SPLIT = pa.Check.isin(["sft", "rl", "eval"])
 
 
-def column(dtype, *checks, unique: bool = False, nullable: bool = False) -> pa.Column:
-    return pa.Column(dtype, list(checks), unique=unique, nullable=nullable)
+def column(dtype, *checks, unique: bool = False, nullable: bool = False, required: bool = True) -> pa.Column:
+    return pa.Column(dtype, list(checks), unique=unique, nullable=nullable, required=required)
 
 
 VIDEOS = {
@@ -73,7 +74,23 @@ QUESTIONS = {
     "teacher": column(pl.String),
 }
 
+MEDIA = pl.List(
+    pl.Struct(
+        {
+            "kind": pl.String,  # image
+            "media_id": pl.String,  # sha256 of the file's bytes
+            "path": pl.String,
+            "width": pl.Int64,  # pixels
+            "height": pl.Int64,
+        }
+    )
+)
+
 DATASET = QUESTIONS | {
+    "category": column(pl.String, ANY_CATEGORY),
+    # What a question shows in place of a video, in order; null: the video; empty: nothing. Then `video_id` names the
+    # group. Datasets of videos alone are without this column.
+    "media": column(MEDIA, nullable=True, required=False),
     "split": column(pl.String, SPLIT),
     "pass_rate": column(pl.Float64, pa.Check.in_range(0, 1), nullable=True),  # of the student; null: it was not asked
 }
@@ -94,7 +111,7 @@ SAMPLES = {
     "model": column(pl.String),  # base, sft, rl
     "question_id": column(pl.String),
     "video_id": column(pl.String),
-    "category": column(pl.String, CATEGORY),
+    "category": column(pl.String, ANY_CATEGORY),
     "mode": column(pl.String, pa.Check.isin(["greedy", "sampled", "shuffled_video"])),
     "sample": column(pl.Int64, pa.Check.ge(0)),  # 0 .. samples-1; 0 for greedy
     "frames": column(pl.Int64, pa.Check.gt(0)),  # frame budget
@@ -195,4 +212,5 @@ def validate(
 
 def empty(stage: str) -> pl.DataFrame:
     """A frame with the stage's columns and no rows."""
-    return pl.DataFrame(schema={name: column.dtype.type for name, column in SCHEMAS[stage].items()})
+    required = {name: column for name, column in SCHEMAS[stage].items() if column.required}
+    return pl.DataFrame(schema={name: column.dtype.type for name, column in required.items()})

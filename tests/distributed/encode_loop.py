@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp import encode
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.training.engine import join
@@ -17,7 +17,7 @@ def main(job, messages):
     encode.PATCHES = job["patches"]
     wanted = [(name, path, FramePlan(tuple(times), *size)) for name, path, times, size in job["wanted"]]
     for dtype in ("float32", "bfloat16"):
-        student = qwen2_5_vl.load(job["model"], getattr(torch, dtype))
+        student = families.load(job["model"], getattr(torch, dtype))
         cache = EmbeddingCache(Path(job["folder"]) / "embeds")
         for again in (False, True):
             broken = encode.encode_together(student, cache, FrameCache(job["frames"]), wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from longrl.config import EngineSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.prefix import question_group, score
 from longrl.training.checkpoint import Checkpoints, export
 from longrl.training.engine import Engine, join
@@ -17,14 +17,14 @@ def groups(student, step: int):
     """Four groups of random text on random videos; the same on every rank."""
     generator = torch.Generator().manual_seed(step)
     for _ in range(4):
-        prompt = student.chat.prompt("what is it", (2, 4, 4), 1.0)
+        prompt = student.chat.prompt("what is it", [student.chat.video((2, 4, 4), 1.0)])
         words = [torch.randint(20, 200, (5 + index,), generator=generator).tolist() for index in range(3)]
         pixels = torch.randn(2 * 4 * 4, 1176, generator=generator)
         yield prompt, pixels, words
 
 
 def batch_loss(student, mine, factor):
-    videos = qwen2_5_vl.encode(student, [pixels for _, pixels, _ in mine], [prompt.grid for prompt, _, _ in mine])
+    videos = student.encode([pixels for _, pixels, _ in mine], [prompt.media[0].grid for prompt, _, _ in mine])
     built = [
         question_group([prompt] * len(words), video, words)
         for (prompt, _, words), video in zip(mine, videos, strict=True)
@@ -41,7 +41,7 @@ def main(job, messages):
 
 def run_case(job, messages):
     folder = Path(job["folder"])
-    student = qwen2_5_vl.load(job["model"], getattr(torch, job["dtype"]))
+    student = families.load(job["model"], getattr(torch, job["dtype"]))
     student.model.model.visual.requires_grad_(not job.get("freeze_vision"))
     chosen = {name: job[name] for name in ("zero_stage", "dtype", "offload") if name in job}
     settings = EngineSettings(weight_decay=0.01, **chosen)

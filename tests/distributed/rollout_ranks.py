@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from longrl.models import qwen2_5_vl
+from longrl.models import families
+from longrl.models.base import Student
 from longrl.rollout.request import EngineLost
 from longrl.rollout.sampler import Sampler
 from longrl.rollout.vllm import Engine
@@ -17,7 +18,7 @@ from tests.rollouts import agreement, request
 
 def alone(folder: str, rank: int) -> None:
     """Each rank has an engine and calls it as often as it likes."""
-    student = qwen2_5_vl.load(folder)
+    student = families.load(folder)
     engine = Engine(folder, max_model_len=256)
     for step in range(1 + rank):  # ranks call it a different number of times: nothing waits for the other
         requests = [request(student, film=10 * rank + step)]
@@ -29,7 +30,7 @@ def alone(folder: str, rank: int) -> None:
 
 def sharded(folder: str, rank: int) -> None:
     """Both ranks hold half of one engine; each gets the rollouts of its own requests."""
-    student = qwen2_5_vl.load(folder)
+    student = families.load(folder)
     engine = Engine(folder, max_model_len=256, tensor_parallel=2)
     requests = [request(student, film=10 * rank + number) for number in range(1 + rank)]
     for _ in range(2):
@@ -43,7 +44,7 @@ def sharded(folder: str, rank: int) -> None:
 
 def broken(folder: str, rank: int) -> None:
     """The engine of rank 0 runs out of memory once: both start anew, with the trainer's weights, and repeat."""
-    student, breaks, made = qwen2_5_vl.load(folder), [rank == 0, False, rank == 0], []
+    student, breaks, made = families.load(folder), [rank == 0, False, rank == 0], []
     disturb(student)
 
     def make() -> Engine:
@@ -75,7 +76,7 @@ def exhaust(engine: Engine) -> None:
     model.register_forward_pre_hook(lambda *_: torch.empty(2**60))
 
 
-def disturb(student: qwen2_5_vl.Student) -> None:
+def disturb(student: Student) -> None:
     """Other weights, the same on both ranks."""
     torch.manual_seed(1)
     with torch.no_grad():

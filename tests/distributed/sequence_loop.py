@@ -5,7 +5,7 @@ import torch.distributed as dist
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
 
 from longrl.config import EngineSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.prefix import pack, response_group, score
 from longrl.mrsp.ulysses import Shards, make_shards
@@ -18,13 +18,18 @@ class Batch:
 
     def __init__(self, student):
         self.student = student
-        asked = [("what", (8, 4, 4), 1.7), ("what moves to the left", (2, 4, 4), 0.5), ("which", None)]
-        prompts = [student.chat.prompt(*question) for question in asked]
-        self.videos = [video(student, prompt, seed).requires_grad_() for seed, prompt in enumerate(prompts[:2])]
+        chat = student.chat
+        prompts = [
+            chat.prompt("what", [chat.video((8, 4, 4), 1.7)]),
+            chat.prompt("what moves to the left", [chat.video((2, 4, 4), 0.5)]),
+            chat.prompt("which"),
+        ]
+        embeds = [video(student, prompt, seed) for seed, prompt in enumerate(prompts)]
+        self.videos = [each.requires_grad_() for some in embeds for each in some]
         longest = 12 + (max(len(prompt.expanded) for prompt in prompts) + 1) % 2  # so that no even number divides a row
         lengths = [(3, 0, longest), (7, 5), (0, 9, 2)]
         responses = [[[20 + (7 * i + n) % 200 for i in range(n)] for n in each] for each in lengths]
-        parts = list(zip(prompts, [*self.videos, None], responses, strict=True))
+        parts = list(zip(prompts, embeds, responses, strict=True))
         self.groups = [response_group(*part) for part in parts]
         with torch.no_grad():
             scored = score(student, self.groups, entropy=True)
@@ -66,7 +71,7 @@ def flat(rows):
 
 def main(job, messages):
     join("cpu")
-    student = qwen2_5_vl.load(job["model"])
+    student = families.load(job["model"])
     student.model.model.visual.requires_grad_(False)
     pairs = make_shards(2, heads=4)
     everyone = Shards(dist.group.WORLD)
@@ -79,7 +84,7 @@ def main(job, messages):
     take_step(student, pairs, messages)
 
     modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm.forward = exact_norm
-    student = qwen2_5_vl.load(job["model"])
+    student = families.load(job["model"])
     student.model.model.visual.requires_grad_(False)
     student.model.double()
     batch = Batch(student)

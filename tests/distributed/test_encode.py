@@ -5,7 +5,7 @@ from dataclasses import astuple
 import pytest
 import torch
 
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp import encode
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey
 from longrl.training.launch import launch
@@ -56,16 +56,16 @@ def by_chunks(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_two_ranks_give_the_embeddings_of_one(work, said, student_folder, tmp_path, by_chunks, dtype):
     folder, wanted = work
-    student = qwen2_5_vl.load(student_folder, dtype)
-    tower, frames = qwen2_5_vl.tower_digest(student), FrameCache(folder / "frames")
+    student = families.load(student_folder, dtype)
+    tower, frames = student.tower_digest(), FrameCache(folder / "frames")
     alone = encode.encode_videos(student, EmbeddingCache(tmp_path), frames, wanted[:3])
     shared = EmbeddingCache(folder / "embeds")
     for name, path, plan in wanted[:3]:
         video = shared.get(EmbeddingKey(name, plan.digest, tower, dtype))
         assert torch.equal(video.embeds, alone[name, plan.digest].embeds)
-        pixels, grid = qwen2_5_vl.patches(student, frames.get(name, path, plan))
+        pixels, grid = student.patches(frames.get(name, path, plan))
         with torch.no_grad():
-            (whole,) = qwen2_5_vl.encode(student, [pixels], [grid])
+            (whole,) = student.encode([pixels], [grid])
         assert video.grid == grid
         tolerance = 1e-5 if dtype == "float32" else 5e-2
         torch.testing.assert_close(video.embeds, whole, atol=tolerance, rtol=tolerance)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.training.launch import launch
 from longrl.training.rank import TrainingError
 from tests.distributed.engine_loop import batch_loss, groups
@@ -43,7 +43,7 @@ def model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def reference(model):
     """Losses, norms and final weights of plain torch on one process."""
-    student = qwen2_5_vl.load(model)
+    student = families.load(model)
     parameters = [p for p in student.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     curve = []
@@ -124,7 +124,7 @@ def test_a_return_to_a_checkpoint_repeats_the_steps_to_the_last_bit(two, name):
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.get("export")])
 def test_the_exported_folder_holds_the_weights(two, reference, name):
-    exported, weights = qwen2_5_vl.load(two.folder / name / "hf").model.state_dict(), reference[1]
+    exported, weights = families.load(two.folder / name / "hf").model.state_dict(), reference[1]
     assert exported.keys() == weights.keys()
     worst = max((exported[name] - weights[name]).abs().max().item() for name in weights)
     assert worst < 2 * RATE * 0.2, worst  # Adam's first steps are signs of gradients: tiny ones may round either way

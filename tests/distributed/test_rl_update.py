@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from longrl.config import RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.prefix import group_logprobs
 from longrl.training.algorithms import ALGORITHMS, algorithm
 from longrl.training.launch import launch
@@ -47,7 +47,7 @@ def ran(request, folders, tmp_path_factory):
 
 def plainly(folders, case, parts=1, part=0):
     """Loss, its gradient's norm, and the mean KL, from one process and the papers' formulas."""
-    student, reference = (qwen2_5_vl.load(folder) for folder in folders)
+    student, reference = (families.load(folder) for folder in folders)
     settings = RlSettings(**case)
     chosen = algorithm(settings)
     samples = made_groups(student)
@@ -61,7 +61,7 @@ def plainly(folders, case, parts=1, part=0):
         for response, total, advantage in zip(sample.rollouts, REWARDS[number], advantages[number], strict=True):
             if total is None:
                 continue
-            asked = (sample.request.prompt, sample.request.video_embeds, [response.token_ids])
+            asked = (sample.request.prompt, sample.request.embeds, [response.token_ids])
             [row] = group_logprobs(student, *asked)
             with torch.no_grad():
                 [ref] = group_logprobs(reference, *asked)

@@ -3,7 +3,7 @@
 import torch
 
 from longrl.config import EngineSettings, RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.ulysses import make_shards
 from longrl.rollout.request import Request, Rollout
 from longrl.training import rl_metrics
@@ -29,7 +29,7 @@ def made_groups(student) -> list[Sample]:
         rollouts = [
             Rollout(torch.randint(20, 200, (n,), generator=random).tolist(), [-5.0] * n, "", "stop") for n in lengths
         ]
-        request = Request(prompt, embeds, n=3)
+        request = Request(prompt, (embeds,), n=3)
         samples.append(Sample(f"q{number}", "plan", request, rollouts, [], totals))
     return samples
 
@@ -49,8 +49,8 @@ def batch_for(samples, chosen, rank=0, ranks=1) -> Batch:
 
 def main(job, messages):
     rank, ranks = join("cpu")
-    student = qwen2_5_vl.load(job["model"])
-    reference = qwen2_5_vl.load(job["reference"])
+    student = families.load(job["model"])
+    reference = families.load(job["reference"])
     shards = make_shards(job["degree"], student.model.config.text_config.num_attention_heads)
     engine = Engine(student.model, EngineSettings(zero_stage=job["zero_stage"]), shards)
     samples = made_groups(student)

@@ -11,7 +11,7 @@ from longrl.evaluation.benchmark import benchmark
 from longrl.evaluation.benchmarks.base import BenchmarkError
 from longrl.evaluation.candidate import CandidateError
 from longrl.evaluation.results import print_results
-from longrl.models.student import StudentError
+from longrl.models.families import StudentError
 from longrl.warehouse.artifacts import Warehouse
 from tests.stages.quiz import FRAMES, READABLE, ROWS, student, video_mme
 

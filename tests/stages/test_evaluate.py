@@ -96,26 +96,24 @@ def test_answers_equal_those_of_transformers(run, evaluated, lost):
     """Greedy text of the last model against transformers' own forward with our positions, token by token."""
     import torch
 
-    from longrl.models import qwen2_5_vl
+    from longrl.models import families
     from longrl.models.chat import question_text
     from longrl.video.decode import FrameCache
     from longrl.video.sample import plan_frames
 
     refs, models, warehouse = run
-    pupil = qwen2_5_vl.load(models["rl"].file("hf"))
+    pupil = families.load(models["rl"].file("hf"))
     question = refs["curate"].table().filter((pl.col("split") == "eval") & (pl.col("video_id") != lost)).to_dicts()[0]
     film = refs["ingest"].table().filter(pl.col("video_id") == question["video_id"]).to_dicts()[0]
     plan = plan_frames(film["duration"], 8, 28, 28)
-    pixels, grid = qwen2_5_vl.patches(
-        pupil, FrameCache(warehouse.cache("frames")).get(film["video_id"], film["path"], plan)
-    )
-    prompt = pupil.chat.prompt(question_text(question["question"], question["options"]), grid, plan.second_per_grid)
+    pixels, grid = pupil.patches(FrameCache(warehouse.cache("frames")).get(film["video_id"], film["path"], plan))
+    prompt = pupil.chat.prompt(question_text(question["question"], question["options"]), [pupil.video(plan)])
     with torch.no_grad():
-        embeds = qwen2_5_vl.encode(pupil, [pixels], [grid])[0]
+        embeds = pupil.encode([pixels], [grid])[0]
         ids: list[int] = []
         while len(ids) < SETTINGS.max_tokens and pupil.chat.end not in ids:
-            x = qwen2_5_vl.token_embeds(pupil, torch.tensor([prompt.expanded + ids]), embeds)
-            hidden = qwen2_5_vl.text_hidden(pupil, x, qwen2_5_vl.positions(pupil, prompt, len(ids))[:, None])
+            x = pupil.token_embeds(torch.tensor([prompt.expanded + ids]), {pupil.chat.pads["video"]: embeds})
+            hidden = pupil.text_hidden(x, pupil.positions(prompt, len(ids))[:, None])
             ids.append(int(pupil.model.lm_head(hidden[0, -1]).argmax()))
     row = evaluated.table().filter(
         (pl.col("model") == "rl")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longrl.config import RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models.base import Student
 from longrl.rollout import parity
 from tests.rollouts import mixed, request
 
@@ -63,7 +63,7 @@ def flat(good, prompt):
 def as_transformers(good, prompt):
     """5.19 goes on after a video as if it lasted no time."""
     end = len(prompt.context)
-    good[:, end:] += len(prompt.head) + max(prompt.grid[1:]) // 2 - good[0, end]
+    good[:, end:] += len(prompt.head) + max(prompt.media[0].grid[1:]) // 2 - good[0, end]
     return good
 
 
@@ -80,37 +80,46 @@ def restarted(good, prompt):
 
 @pytest.mark.parametrize("wrong", [flat, as_transformers, shifted, restarted])
 def test_wrong_positions_in_the_trainer_stop_the_run(student, requests, rollouts, wrong, monkeypatch):
-    right = qwen2_5_vl.positions
-    monkeypatch.setattr(
-        qwen2_5_vl, "positions", lambda s, prompt, extra=0: wrong(right(s, prompt, extra).clone(), prompt)
-    )
-    with pytest.raises(parity.ParityError, match=r"question q\d, sample \d: token \d+ .* Frame plan plan\d; grid \("):
+    right = Student.positions
+    monkeypatch.setattr(Student, "positions", lambda s, prompt, extra=0: wrong(right(s, prompt, extra).clone(), prompt))
+    with pytest.raises(
+        parity.ParityError, match=r"question q\d, sample \d: token \d+ .* Frame plan plan\d; video of grid \("
+    ):
         gate(student, requests, rollouts)
 
 
-def spacing(factor):
-    def change(one):
-        prompt = dataclasses.replace(one.prompt, second_per_grid=factor * one.prompt.second_per_grid)
-        return dataclasses.replace(one, prompt=prompt)
+def of(one):
+    """The video of a request."""
+    return one.prompt.media[0]
 
-    return change
+
+def showing(one, **changes):
+    """The same request, its prompt built for a video that differs in this."""
+    (slot,) = one.prompt.slots
+    medium = dataclasses.replace(of(one), **changes)
+    slot = dataclasses.replace(slot, media=(medium,), expanded=slot.compact * medium.tokens)
+    return dataclasses.replace(one, prompt=dataclasses.replace(one.prompt, opening=(one.prompt.head, slot)))
+
+
+def spacing(factor):
+    return lambda one: showing(one, second_per_grid=factor * of(one).second_per_grid)
 
 
 def every_second_frame(one):
-    t, h, w = one.prompt.grid
-    frames = one.video_embeds.view(t, -1, one.video_embeds.shape[-1])
-    prompt = dataclasses.replace(one.prompt, grid=(t // 2, h, w), second_per_grid=2 * one.prompt.second_per_grid)
-    return dataclasses.replace(one, prompt=prompt, video_embeds=frames[::2].flatten(0, 1))
+    t, h, w = of(one).grid
+    frames = one.embeds[0].view(t, -1, one.embeds[0].shape[-1])[::2].flatten(0, 1)
+    half = showing(one, grid=(t // 2, h, w), tokens=len(frames), second_per_grid=2 * of(one).second_per_grid)
+    return dataclasses.replace(half, embeds=(frames,))
 
 
 def another_grid(one):
     """As many tokens, differently arranged."""
-    t, h, w = one.prompt.grid
-    return dataclasses.replace(one, prompt=dataclasses.replace(one.prompt, grid=(t // 2, h, 2 * w)))
+    t, h, w = of(one).grid
+    return showing(one, grid=(t // 2, h, 2 * w))
 
 
 def another_video(one):
-    return dataclasses.replace(one, video_embeds=one.video_embeds.flip(0))
+    return dataclasses.replace(one, embeds=(one.embeds[0].flip(0),))
 
 
 def cooler(one):
@@ -118,7 +127,7 @@ def cooler(one):
 
 
 DEFECTS = {
-    "spacing of 1 s": lambda one: spacing(1.0 / one.prompt.second_per_grid)(one),
+    "spacing of 1 s": lambda one: spacing(1.0 / of(one).second_per_grid)(one),
     "twice the spacing": spacing(2.0),
     "half the frames": every_second_frame,
     "another grid": another_grid,
@@ -129,14 +138,14 @@ DEFECTS = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_in_the_trainer_stops_the_run(student, requests, rollouts, defect):
-    with pytest.raises(parity.ParityError, match=r"Frame plan plan\d; grid \("):
+    with pytest.raises(parity.ParityError, match=r"Frame plan plan\d; video of grid \("):
         gate(student, [DEFECTS[defect](one) for one in requests], rollouts)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_in_the_engines_request_stops_the_run(engine, student, requests, defect):
     planted = engine.generate([DEFECTS[defect](one) for one in requests])
-    with pytest.raises(parity.ParityError, match=r"Frame plan plan\d; grid \("):
+    with pytest.raises(parity.ParityError, match=r"Frame plan plan\d; video of grid \("):
         gate(student, requests, planted)
 
 
@@ -148,7 +157,7 @@ def test_both_grids_and_spacings_are_named(student, requests, rollouts):
 
 def test_weights_one_update_old_stop_the_run(student, requests, rollouts):
     trained = copy.deepcopy(student)
-    qwen2_5_vl.prepare(trained.model)  # a copied module keeps the methods bound to the original
+    trained.prepare()  # a copied module keeps the methods bound to the original
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in trained.model.model.language_model.parameters():

@@ -67,16 +67,16 @@ def test_the_parity_gate_stops_a_run_before_anything_is_trained(corpus, tuned, t
     """The planted defect, flat positions in the trainer, comes in with a reward of one's own."""
     (tmp_path / "mine.py").write_text(
         "import torch\n"
-        "from longrl.models import qwen2_5_vl\n"
-        "right = qwen2_5_vl.positions\n"
+        "from longrl.models.base import Student\n"
+        "right = Student.positions\n"
         "def flat(*arguments, **options):\n"
         "    return torch.arange(right(*arguments, **options).shape[1]).expand(3, -1)\n"
-        "qwen2_5_vl.positions = flat\n"
+        "Student.positions = flat\n"
         "def mine(response):\n"
         "    return float(len(response.text))\n"
     )
     settings = RL.model_copy(update={"rewards": {f"{tmp_path}/mine.py:mine": 1.0}})
-    with pytest.raises(TrainingError, match=r"question \S+, sample \d: token \d+ .* Frame plan \w+; grid \("):
+    with pytest.raises(TrainingError, match=r"question \S+, sample \d: token \d+ .* Frame plan \w+; video of grid \("):
         rl(settings, FRAMES, tuned, corpus.dataset, corpus.videos, Warehouse(tmp_path / "warehouse"), 0)
     [log] = (tmp_path / "warehouse").glob("rl/.draft-*/metrics.jsonl")
     assert rows_of(log) == []

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from longrl.models import qwen2_5_vl
 from longrl.mrsp import prefix
 from longrl.rollout.request import EngineError
 from tests.rollouts import mixed, new_weights_are_used_and_old_prefixes_forgotten, request
@@ -34,7 +33,7 @@ def test_positions_equal_vllms_own(engine, student):
     assert len(seen) == len(requests)
     for (tokens, theirs), one in zip(seen, requests, strict=True):
         assert tokens == one.prompt.expanded
-        assert torch.equal(qwen2_5_vl.positions(student, one.prompt), theirs.cpu())
+        assert torch.equal(student.positions(one.prompt), theirs.cpu())
 
 
 def test_a_rollout_depends_on_its_seed_alone(engine, student):
@@ -61,7 +60,7 @@ def test_greedy_takes_the_most_likely_token(engine, student):
     requests = mixed(student, temperature=0.0, n=2)
     rollouts = engine.generate(requests)
     groups = [
-        prefix.response_group(r.prompt, r.video_embeds, [a.token_ids for a in group])
+        prefix.response_group(r.prompt, r.embeds, [a.token_ids for a in group])
         for r, group in zip(requests, rollouts, strict=True)
     ]
     with torch.no_grad():
@@ -109,9 +108,9 @@ def test_hundreds_of_requests_in_one_call(engine, student):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda r: dataclasses.replace(r, video_embeds=r.video_embeds[:-1]), r"request 1: embeddings are \(47, 128\)"),
-        (lambda r: dataclasses.replace(r, video_embeds=r.video_embeds[:, :64]), r"needs \(48, 128\)"),
-        (lambda r: dataclasses.replace(r, video_embeds=None), r"request 1: its prompt has grid"),
+        (lambda r: dataclasses.replace(r, embeds=(r.embeds[0][:-1],)), r"request 1: embeddings are \(47, 128\)"),
+        (lambda r: dataclasses.replace(r, embeds=(r.embeds[0][:, :64],)), r"needs \(48, 128\)"),
+        (lambda r: dataclasses.replace(r, embeds=()), r"request 1: its prompt has video of grid .*0 embeddings"),
         (lambda r: dataclasses.replace(r, max_tokens=500), "larger max_model_len"),
     ],
 )

@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def servers(server, student, folder):
     _, url = server
-    return Servers([url + "/v1"], [url], student.chat, student.hidden_size, folder)
+    return Servers([url + "/v1"], [url], student, folder)
 
 
 def test_a_server_rolls_out_what_the_trainer_would(servers, student):
@@ -100,4 +100,4 @@ def test_a_server_that_dies_is_named(server, servers, student, folder):
     with pytest.raises(EngineLost, match=f"{url} can't be reached"):
         servers.generate([request(student)])
     with pytest.raises(EngineLost, match=r"does not come up .* longrl\.rollout\.serve"):
-        Servers([url], [], student.chat, student.hidden_size, folder, patience=0.0)
+        Servers([url], [], student, folder, patience=0.0)

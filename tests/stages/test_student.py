@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from longrl.config import ModelSettings
-from longrl.models import qwen2_5_vl
-from longrl.models.student import StudentError, corpus_texts, student
+from longrl.models import families
+from longrl.models.families import StudentError
+from longrl.models.student import corpus_texts, student
 from longrl.warehouse.artifacts import Warehouse
 
 QUESTION = {
@@ -41,7 +42,7 @@ def inputs(tmp_path):
 def test_an_existing_folder_is_taken_over(inputs, student_folder):
     warehouse, captions, dataset = inputs
     ref = student(ModelSettings(path=str(student_folder)), captions, dataset, warehouse, seed=0)
-    assert qwen2_5_vl.load(ref.file("hf")).hidden_size == 128
+    assert families.load(ref.file("hf")).hidden_size == 128
     again = student(ModelSettings(path=str(student_folder)), captions, dataset, warehouse, seed=1)
     assert again.cached
     assert again == ref
@@ -73,7 +74,7 @@ def test_the_tiny_model_is_built_and_depends_on_the_seed(inputs):
     refs = [student(small, captions, dataset, warehouse, seed) for seed in (0, 1, 0)]
     assert refs[2].cached
     assert refs[0].digest != refs[1].digest
-    loaded = qwen2_5_vl.load(refs[0].file("hf"))
+    loaded = families.load(refs[0].file("hf"))
     assert loaded.chat.decode(loaded.chat.response("secret")) == "secret"
 
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from longrl.config import EvaluateSettings, FrameSettings, Mixture, Phase, RlSettings, SftSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.training.sft import sft
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tests.story_corpus import Corpus, make_corpus
@@ -93,7 +93,7 @@ def test_sft_learns_and_says_so_step_by_step(tuned):
 
 def test_sft_leaves_a_plain_model_folder(tuned, corpus):
     folder = tuned.file("hf")
-    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
+    before, after = (families.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
     changed = [name for name in before if not before[name].equal(after[name])]
     assert any(".visual." in name for name in changed)
     assert any("lm_head" in name for name in changed)
@@ -169,14 +169,14 @@ def test_two_ranks_on_each_sequence_take_the_steps_of_one(corpus, tmp_path, zero
     mixture = Mixture(questions=3, reading=2, clip_captions=1)
     phases = (Phase(name="mixed", steps=2, warmup=0, mixture=mixture),)
     refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
-    start = qwen2_5_vl.load(corpus.model.file("hf")).model.state_dict()
+    start = families.load(corpus.model.file("hf")).model.state_dict()
     curves, ends = [], []
     for ranks in (1, 2):
         shared = {"ranks": ranks, "sequence_parallel": ranks, "zero_stage": zero_stage if ranks > 1 else 0}
         settings = SFT.model_copy(update=shared | {"phases": phases})
         ref = sft(settings, FRAMES, *refs, Warehouse(tmp_path / str(ranks)), 0)
         curves.append(steps(ref))
-        ends.append(qwen2_5_vl.load(ref.file("hf")).model.state_dict())
+        ends.append(families.load(ref.file("hf")).model.state_dict())
     for one, two in zip(*curves, strict=True):
         for name in ("tokens", "token_accuracy", "exact"):
             assert two[name] == one[name]
@@ -230,14 +230,14 @@ def test_a_frozen_tower_encodes_each_view_once(corpus, tmp_path):
     rows, files = steps(tuned), list(warehouse.cache("embeddings").glob("*/*/*.safetensors"))
     assert [row["cache_encodes"] for row in rows] == [len(files)] * 4
     assert [row["cache_hits"] for row in rows] == [4, 8, 12, 16]
-    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
+    before, after = (families.load(ref.file("hf")).model.state_dict() for ref in (corpus.model, tuned))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed
     assert not any(".visual." in name for name in changed)
 
 
 def test_rl_freezes_the_tower_and_changes_the_rest(tuned, reinforced):
-    before, after = (qwen2_5_vl.load(ref.file("hf")).model.state_dict() for ref in (tuned, reinforced))
+    before, after = (families.load(ref.file("hf")).model.state_dict() for ref in (tuned, reinforced))
     changed = {name for name in before if not before[name].equal(after[name])}
     assert changed
     assert not any(".visual." in name for name in changed)

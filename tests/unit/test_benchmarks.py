@@ -9,6 +9,7 @@ from benchmarks import harness
 from benchmarks.prefix import micro_batches, question, repeated_logprobs
 from docs import figures
 from longrl.mrsp.prefix import response_group, score
+from tests.separate_sequences import video
 
 FOLDER = Path(harness.__file__).parent
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "harness"))
@@ -47,7 +48,7 @@ def test_a_question_has_just_so_many_tokens(loaded_student):
 def test_repeated_prompts_compute_what_the_shared_one_does(loaded_student):
     """The opponent of `prefix` and `mrsp`: the same logprobs, by rows of their own."""
     asked = question(loaded_student, (2, 4, 4), 60)
-    embeds = torch.randn(asked.video_tokens, loaded_student.hidden_size, generator=torch.Generator().manual_seed(0))
+    embeds = video(loaded_student, asked)
     answers = [[20 + i, 30 + i, 40 + i] for i in range(4)]
     with torch.no_grad():
         once = torch.cat(score(loaded_student, [response_group(asked, embeds, answers)]).logprobs[0])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from longrl.config import FrameSettings, RlSettings
-from longrl.models import qwen2_5_vl
+from longrl.models import families
 from longrl.mrsp.cache import CacheError, EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.mrsp.encode import encode_videos
 from longrl.training.rank import TrainingError
@@ -222,7 +222,7 @@ def test_an_embedding_is_the_towers_own(tmp_path, films, frames, loaded_student)
     ours = encode_videos(loaded_student, EmbeddingCache(tmp_path / "e"), frames, [(name, path, plan)])[
         name, plan.digest
     ]
-    pixels, grid = qwen2_5_vl.patches(loaded_student, frames.get(name, path, plan))
+    pixels, grid = loaded_student.patches(frames.get(name, path, plan))
     with torch.no_grad():
         (theirs,) = loaded_student.model.get_video_features(pixels, torch.tensor([grid])).pooler_output
     assert ours.grid == grid == (2, 4, 4)
@@ -230,7 +230,7 @@ def test_an_embedding_is_the_towers_own(tmp_path, films, frames, loaded_student)
 
 
 def test_a_changed_tower_is_encoded_anew(tmp_path, films, frames, student_folder):
-    cache, student = EmbeddingCache(tmp_path / "embeds"), qwen2_5_vl.load(student_folder)
+    cache, student = EmbeddingCache(tmp_path / "embeds"), families.load(student_folder)
     wanted = [(*films[0], plan_frames(8.0, 2, 56, 56))]
     encode_videos(student, cache, frames, wanted)
     with torch.no_grad():
@@ -263,7 +263,7 @@ def test_an_embedding_lost_during_rl_is_encoded_again(tmp_path, films, loaded_st
     file.unlink()
     file.write_bytes(b"broken")
     again = embeddings.request(row, RlSettings(), seed=0)
-    assert torch.equal(first.video_embeds, again.video_embeds)
+    assert torch.equal(first.embeds[0], again.embeds[0])
     assert (embeddings.encoded, embeddings.cache.corrupt) == (2, 1)
     file.unlink()
     with pytest.raises(TrainingError, match=f"the embedding of video {name} has left the cache; run again"):

@@ -59,11 +59,11 @@ def test_only_the_sft_split_is_ever_seen(tables):
     examples = make(tables)
     allowed = {f"{seed}" * 64 for seed in (0, 3, 6)}
     seen = {
-        example.view.video_id
+        example.views[0].video_id
         for step in range(1, 24)
         for e in examples.step(step).values()
         for example in e
-        if example.view
+        if example.views
     }
     assert seen == allowed
     assert {view.video_id for view in examples.views()} == allowed
@@ -76,7 +76,7 @@ def test_broken_videos_are_left_out(tables):
 def test_all_views_of_all_steps_are_announced(tables):
     examples = make(tables, seed=3)
     announced = set(examples.views())
-    drawn = {e.view for step in range(1, 24) for group in examples.step(step).values() for e in group if e.view}
+    drawn = {v for step in range(1, 24) for group in examples.step(step).values() for e in group for v in e.views}
     assert drawn <= announced
     assert {len(view.plan.times) for view in drawn} == {4, 8, 16, 32}
 
@@ -86,9 +86,9 @@ def test_a_phase_may_have_frame_budgets_of_its_own(tables):
     examples = Examples(
         SETTINGS.model_copy(update={"phases": (phase,)}), FrameSettings(), **tables, seed=0, words=range(99)
     )
-    shown = {len(e.view.plan.times) for step in range(1, 10) for e in examples.step(step)["questions"] if e.view}
+    shown = {len(v.plan.times) for step in range(1, 10) for e in examples.step(step)["questions"] for v in e.views}
     assert shown == {16}
-    assert {e.view for e in examples.step(4)["video_captions"]} <= set(examples.views())
+    assert {e.views[0] for e in examples.step(4)["video_captions"]} <= set(examples.views())
 
 
 def test_a_video_is_retold_where_its_chains_of_thought_will_begin(tables):
@@ -96,7 +96,7 @@ def test_a_video_is_retold_where_its_chains_of_thought_will_begin(tables):
     for example in examples.step(9)["video_captions"]:
         (turn,) = example.turns
         prompts = {
-            question_turn(row, SETTINGS.loss_weights).prompt for row in examples.questions[example.view.video_id]
+            question_turn(row, SETTINGS.loss_weights).prompt for row in examples.questions[example.views[0].video_id]
         }
         assert turn.prompt in prompts
         assert turn.response.startswith("<think>clip 1:")
@@ -119,7 +119,7 @@ def test_an_epoch_shows_everything_once():
 
 def test_phases_go_on_where_the_epoch_stood(tables):
     examples = make(tables)
-    clips = [e.view for step in range(1, 5) for e in examples.step(step)["clip_captions"]]
+    clips = [e.views[0] for step in range(1, 5) for e in examples.step(step)["clip_captions"]]
     assert len(set(clips[:12])) == 12  # 3 videos x 4 clips, all once before any twice
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from longrl.config import load_config
-from longrl.models.qwen2_5_vl import positions, text_hidden, token_embeds
+from longrl.models.qwen2_5_vl import Qwen2_5_VL
 from longrl.models.shape import from_config, shape_of
-from longrl.models.tiny import tiny_config, train_tokenizer
+from longrl.models.tiny import train_tokenizer
 from longrl.mrsp import costs, prefix
 from longrl.mrsp.attention import Layout
 from longrl.mrsp.costs import layer_bytes
@@ -23,7 +23,7 @@ def test_parameters_are_those_of_a_real_folder(student_folder, loaded_student):
 
 def test_the_tiny_recipe_s_shape_is_that_of_the_model_it_builds():
     settings = load_config("tiny").model
-    config = tiny_config(train_tokenizer(["red walks"], settings.vocabulary), settings)
+    config = Qwen2_5_VL.tiny_config(train_tokenizer(["red walks"], settings.vocabulary), settings)
     built = from_config(config.to_dict())
     assert replace(shape_of(settings), vocabulary=built.vocabulary) == built
 
@@ -34,7 +34,7 @@ def test_activations_are_what_pytorch_keeps(loaded_student, student_folder):
     prompt = loaded_student.chat.prompt("x " * 100)
     P, G, R = len(prompt.expanded), 4, 16
     ids = torch.tensor([prompt.expanded + [7] * (G * R)])
-    places = positions(loaded_student, prompt, extra=G * R)[:, None]
+    places = loaded_student.positions(prompt, extra=G * R)[:, None]
     weights = {p.untyped_storage().data_ptr() for p in loaded_student.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -44,7 +44,7 @@ def test_activations_are_what_pytorch_keeps(loaded_student, student_folder):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        hidden = text_hidden(loaded_student, token_embeds(loaded_student, ids), places, Layout(P, G, R))
+        hidden = loaded_student.text_hidden(loaded_student.token_embeds(ids), places, Layout(P, G, R))
     measured = sum(size for place, size in kept.items() if place not in weights)
     expected = ids.shape[1] * (shape.layers * layer_bytes(shape, 4) + 2 * shape.hidden * 4 + 4)
     assert hidden.requires_grad

@@ -82,7 +82,8 @@ def test_the_processor_takes_small_frames_as_they_are(model, processor):
 def test_the_chat_template_is_the_prompt_format(processor):
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Who acts first?"}]}]
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    written = ChatFormat(processor.tokenizer).prompt("Who acts first?", (1, 2, 2)).compact
+    chat = ChatFormat(processor.tokenizer)
+    written = chat.prompt("Who acts first?", [chat.video((1, 2, 2))]).compact
     assert processor.tokenizer(text)["input_ids"] == written
 
 

@@ -45,6 +45,9 @@ def export_dataset(dataset: ArtifactRef, form: str, out: str | Path, warehouse: 
 def rows(dataset: ArtifactRef, names: dict[str, str]) -> Iterator[Row]:
     """The dataset's rows with `video` and `position`."""
     for position, row in enumerate(dataset.table().iter_rows(named=True)):
+        if (media := row.pop("media", None)) is not None:
+            yield row | {"video": "", "images": [each["path"] for each in media], "position": position}
+            continue
         if row["video_id"] not in names:
             raise ExchangeError(f"question {row['question_id']}: its video {row['video_id']} was not ingested")
         yield row | {"video": names[row["video_id"]], "position": position}

@@ -25,7 +25,7 @@ from longrl.data.exchange.records import (
 )
 from longrl.warehouse import schemas
 
-NEEDED = ("category", "kind", "question", "options", "answer", "reasoning", "video")
+NEEDED = ("kind", "question", "options", "answer", "reasoning")
 
 
 def write(rows: Iterable[Row], folder: Path) -> list[Path]:

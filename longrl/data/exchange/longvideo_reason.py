@@ -9,10 +9,23 @@ whole chain of thought, with the conclusion on its last line.
 
 from __future__ import annotations
 
-from longrl.data.exchange.records import Record, Row, asked, json_format, problem, tagged, thought, thoughts
+from longrl.data.exchange.records import (
+    ExchangeError,
+    Record,
+    Row,
+    RowError,
+    asked,
+    json_format,
+    problem,
+    tagged,
+    thought,
+    thoughts,
+)
 
 
 def render(row: Row) -> Record:
+    if not row["video"]:
+        raise ExchangeError(f"question {row['question_id']} shows no video, and longvideo-reason has videos only")
     return {
         "problem_id": row["position"],
         "problem": problem(row),
@@ -25,6 +38,8 @@ def render(row: Row) -> Record:
 
 
 def parse(record: Record) -> Row:
+    if not isinstance(record["videos"], str):
+        raise RowError("it names no video")
     row = asked(record["problem"]) | thought(record["reasoning"], record)
     return row | {
         "position": record["problem_id"],

@@ -5,8 +5,8 @@ every column that does not come back as it was goes into the record's extra fiel
 formats pass over. So a round trip is exact by construction, a record holds nothing twice, and a file somebody else
 wrote, which has no such field, is read by the same code.
 
-A row here is a row of DATASET with two more fields: `video`, the file's path below the folder of videos, and
-`position`, its place in the dataset.
+A row here is a row of DATASET with three more fields: `video`, the file's path below the folder of videos, empty where
+there is none; `images`, paths of image files where it shows these; and `position`, its place in the dataset.
 """
 
 from __future__ import annotations
@@ -81,9 +81,12 @@ def check(row: Row, ours: bool) -> Row:
     row = row | {"options": row.get("options") or [], "conclusion": row.get("conclusion") or ""}
     if wrong := [name for name in TEXTS if not isinstance(row.get(name) or "", str)]:
         raise RowError(f"its {wrong[0]} is no text: {str(row[wrong[0]])[:80]}")
-    if not isinstance(row.get("video"), str):
-        raise RowError("it names no video")
-    for name, kind in (("options", str), ("evidence", int)):
+    row = row | {"video": row.get("video") or "", "images": row.get("images") or []}
+    if not isinstance(row["video"], str):
+        raise RowError(f"its video is no path: {str(row['video'])[:80]}")
+    if row["video"] and row["images"]:
+        raise RowError("it shows a video and images; a question shows one video, or images, or nothing")
+    for name, kind in (("options", str), ("evidence", int), ("images", str)):
         entries = row.get(name) or []
         if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
             raise RowError(f"its {name} are no list of {'texts' if kind is str else 'numbers'}: {str(entries)[:80]}")
@@ -181,6 +184,15 @@ def told_by_name(file: Path) -> Row:
     """
     found = re.fullmatch(rf"({'|'.join(SPLITS)})(-\d+-of-\d+)?", file.stem)
     return {"split": found[1]} if found else {}
+
+
+def pictures(found: Any) -> list[str]:
+    """Paths of images that are given as one or as a list.
+
+    >>> pictures("a.png"), pictures(["a.png", "b.png"])
+    (['a.png'], ['a.png', 'b.png'])
+    """
+    return [found] if isinstance(found, str) else list(found)
 
 
 def problem(row: Row) -> str:
