@@ -18,6 +18,8 @@ from tests.generation import rows_of, start
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def beginning(tmp_path_factory):
@@ -75,7 +77,6 @@ def test_one_rank_takes_the_steps_of_two(beginning, two, tmp_path):
     assert worst < 3e-4  # of steps of 1e-3: Adam's first steps are signs of gradients
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("train", ["lora", "full"])
 def test_zero_3_takes_the_same_steps(beginning, two, tmp_path, train):
     spread = again(beginning, tmp_path / "3", ranks=2, zero_stage=3, train=train)
@@ -87,7 +88,6 @@ def test_zero_3_takes_the_same_steps(beginning, two, tmp_path, train):
         assert (Path(spread.path) / "transformer" / "diffusion_pytorch_model.safetensors").exists()
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(beginning, two, tmp_path):
     """The stage's own process is killed after the first checkpoint; started again it ends as the run of one go."""
     code = (

@@ -68,8 +68,8 @@ def test_a_run_ends_with_a_report_and_a_second_one_is_cached(tmp_path, recipe, f
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--model", "nowhere"), "no folder of a diffusers pipeline"),
-        (("--prompts", "nowhere.txt"), "can't be read"),
+        pytest.param(("--model", "nowhere"), "no folder of a diffusers pipeline", marks=pytest.mark.slow),
+        pytest.param(("--prompts", "nowhere.txt"), "can't be read", marks=pytest.mark.slow),
         (("--set=rl.stepz=3",), "did you mean 'rl.steps'"),
         (("--set=rl.rewards={beauty: 1}",), "unknown reward 'beauty'"),
     ],

@@ -119,6 +119,7 @@ def test_a_folder_is_taken_over_and_trained_without_its_text_encoders(beginning,
     assert row["gradient_norm"] > 0
 
 
+@pytest.mark.slow
 def test_rewards_that_are_no_numbers_end_in_words(beginning, tmp_path, caplog):
     mine = tmp_path / "mine.py"
     mine.write_text("def mine(pixels, prompts):\n    return [float('nan')] * len(prompts)\n")
@@ -127,6 +128,7 @@ def test_rewards_that_are_no_numbers_end_in_words(beginning, tmp_path, caplog):
     assert f"step 1: reward {mine}:mine is no finite number for some samples" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_reward_of_the_wrong_length_ends_in_words(beginning, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("def mine(pixels, prompts):\n    return [1.0]\n")
