@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from longrl.config import GenerateRlSettings, GeneratorSettings
-from longrl.diffusion.conditioning import NEGATIVE, rows_of
+from longrl.diffusion.encoded import NEGATIVE, rows_of
 from longrl.diffusion.families import family_of
 from longrl.diffusion.policy import Policy, export
 from longrl.diffusion.rewards import Rewards

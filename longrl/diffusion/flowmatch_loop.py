@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from longrl.config import FlowMatchingSettings, GeneratorSettings
 from longrl.diffusion import world
-from longrl.diffusion.conditioning import NEGATIVE, rows_of
+from longrl.diffusion.encoded import NEGATIVE, rows_of
 from longrl.diffusion.families import Family, family_of
 from longrl.diffusion.sampler import seeded
 from longrl.diffusion.tiny import SHIFT

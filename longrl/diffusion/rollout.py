@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from longrl.config import GenerateRlSettings
-from longrl.diffusion.conditioning import rows_of
+from longrl.diffusion.encoded import rows_of
 from longrl.diffusion.families import Conditioning, Family
 from longrl.diffusion.rewards import Rewards, Scores
 from longrl.diffusion.sampler import Velocity, draw, one_noise, seeded
@@ -90,13 +90,13 @@ class Drawer:
         forwards = -(-most // settings.sampling.batch)
         pixels = []
         for number in range(forwards):
-            part = range(number * settings.sampling.batch, min((number + 1) * settings.sampling.batch, len(prompts)))
-            spare = not part
-            part = part or range(1)
-            pixels += [] if spare else [self._draw(step, steps, list(part), prompts, names)]
-            if spare:
-                self._draw(step, steps, list(part), prompts, names, keep=False)
-        return self._judged(step, prompts, np.concatenate(pixels), steps)
+            first = number * settings.sampling.batch
+            part = list(range(first, min(first + settings.sampling.batch, len(prompts))))
+            if part:
+                pixels.append(self._draw(step, steps, part, prompts, names))
+            else:
+                self._draw(step, steps, [0], prompts, names, keep=False)
+        return self._judged(prompts, np.concatenate(pixels), steps)
 
     def _draw(
         self,
@@ -127,7 +127,7 @@ class Drawer:
         with self.clock("decode"), torch.no_grad():
             return as_pictures(self.family.decode(self.autoencoder, drawn.final))
 
-    def _judged(self, step: int, prompts: list[Prompt], pixels: npt.NDArray[np.float32], steps: range) -> Batch:
+    def _judged(self, prompts: list[Prompt], pixels: npt.NDArray[np.float32], steps: range) -> Batch:
         """The samples with their rewards and advantages."""
         size = self.settings.group_size
         with self.clock("reward"):

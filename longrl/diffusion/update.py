@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from longrl.diffusion.conditioning import rows_of
+from longrl.diffusion.encoded import rows_of
 from longrl.diffusion.policy import Policy
 from longrl.diffusion.rollout import Batch, Drawer
 from longrl.diffusion.sampler import Velocity

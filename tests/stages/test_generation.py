@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from longrl.config import FlowMatchingSettings, GenerateRlSettings, PromptSettings
-from longrl.diffusion.conditioning import conditioning, rows_of
+from longrl.diffusion.conditioning import conditioning
+from longrl.diffusion.encoded import rows_of
 from longrl.diffusion.flowmatch import flowmatch
 from longrl.diffusion.generator import generator
 from longrl.diffusion.prompts import PromptError, prompts
