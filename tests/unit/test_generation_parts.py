@@ -84,19 +84,19 @@ def test_the_plan_counts_published_transformers(recipe, millions):
     assert "does not fit" in planning.plan(load_generation(recipe, {"rl.train": "full"}), Machine(1, 16.0))
 
 
-@pytest.mark.parametrize("recipe", ["tiny-image", "tiny-video"])
-def test_the_plan_s_adapter_is_the_one_that_is_trained(recipe, tmp_path):
+@pytest.mark.parametrize(("recipe", "family"), [("tiny-image", "sd3"), ("tiny-image", "flux"), ("tiny-video", "wan")])
+def test_the_plan_s_adapter_is_the_one_that_is_trained(recipe, family, tmp_path):
     from longrl.diffusion.policy import Policy
     from longrl.diffusion.tiny import build_tiny
 
-    config = load_generation(recipe)
+    config = load_generation(recipe, {"generator.family": family})
     build_tiny(tmp_path, config.generator, ["a prompt"], 0)
-    family = FAMILIES[config.generator.family]
-    transformer = family.transformer(tmp_path, torch.float32, "cpu")
+    kind = FAMILIES[family]
+    transformer = kind.transformer(tmp_path, torch.float32, "cpu")
     one = planning.sizes(config)
     assert one.parameters == sum(p.numel() for p in transformer.parameters())
-    assert one.tokens > family.tokens(tmp_path, family.latent_shape(tmp_path, config.generator))
-    policy = Policy(family, transformer, config.rl)
+    assert one.tokens > kind.tokens(tmp_path, kind.latent_shape(tmp_path, config.generator))
+    policy = Policy(kind, transformer, config.rl)
     assert one.trained == sum(p.numel() for p in policy.transformer.parameters() if p.requires_grad)
 
 
