@@ -71,7 +71,8 @@ def compare(
         draft.write(pl.DataFrame([row for group in rows for row in group], schema=schemas.empty("compare").schema))
 
     shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames, "shift": sizes.shift}
-    parts = {"settings": settings, "rewards": rl_settings.rewards, "code": digests, "seed": seed, **shown}
+    asked = {"rewards": rl_settings.rewards, "question": rl_settings.judge_question, "code": digests}
+    parts = {"settings": settings, "seed": seed, **asked, **shown}
     inputs = {"generator": generator, "rl": rl, "prompts": prompts, "conditioning": conditioning}
     return warehouse.produce("compare", VERSION, parts, inputs, build)
 
