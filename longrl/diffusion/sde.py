@@ -69,6 +69,7 @@ def logprob(following: Tensor, mean: Tensor, std: float) -> Tensor:
     The mean and not the sum, as Flow-GRPO's code has it: the ratio of two policies is then the geometric mean over
     elements of their ratios and of one size for small and large pictures. Clip ranges are small for the same reason.
 
+    >>> import torch
     >>> logprob(torch.zeros(1, 3), torch.zeros(1, 3), 1.0)
     tensor([-0.9189])
     """
@@ -82,6 +83,7 @@ def gaussian_kl(velocity: Tensor, reference: Tensor, step: Transition) -> Tensor
     Both have the same variance, so it is |mean - mean_ref|² / (2 std²), and the means differ by push (v - v_ref).
     Source: Flow-GRPO (arXiv:2505.05470), section 4.2, in its closed form.
 
+    >>> import torch
     >>> gaussian_kl(torch.ones(1, 2), torch.zeros(1, 2), Transition(1.0, -0.5, 0.5))
     tensor([0.5000])
     """
@@ -92,6 +94,7 @@ def gaussian_kl(velocity: Tensor, reference: Tensor, step: Transition) -> Tensor
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance (arXiv:2207.12598) as diffusers writes it: v_un + guidance (v_cond - v_un).
 
+    >>> import torch
     >>> guided(torch.tensor([1.0]), torch.tensor([0.5]), 3.0)
     tensor([2.])
     """
