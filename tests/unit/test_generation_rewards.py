@@ -201,11 +201,15 @@ def test_brisque_likes_a_picture_better_than_its_noisy_copy_or_says_what_to_inst
             rewards({"brisque": 1.0})
         return
     scorer = rewards({"brisque": 1.0})
-    rows, columns = np.mgrid[0:128, 0:128] / 128
-    smooth = np.stack([rows, columns, 0.5 + 0.3 * np.sin(9 * rows * columns)], -1).astype(np.float32)
-    noisy = np.clip(smooth + np.random.default_rng(0).normal(0, 0.3, smooth.shape), 0, 1).astype(np.float32)
-    first, second = scorer(np.stack([smooth, noisy])[:, None], ["a", "b"]).total
-    assert first > second
+    draws, f = np.random.default_rng(0), np.fft.fftfreq(128)
+    radius = np.hypot(*np.meshgrid(f, f))
+    radius[0, 0] = 1 / 128
+    texture = np.fft.ifft2(np.fft.fft2(draws.normal(size=(128, 128))) / radius**1.3).real  # a spectrum as photos have
+    natural = np.stack([(texture - texture.min()) / np.ptp(texture)] * 3, -1).astype(np.float32)
+    noisy = np.clip(natural + draws.normal(0, 0.2, natural.shape), 0, 1).astype(np.float32)
+    blocky = natural.reshape(16, 8, 16, 8, 3).mean((1, 3)).repeat(8, 0).repeat(8, 1)
+    marks = scorer(np.stack([natural, noisy, blocky])[:, None], ["a", "b", "c"]).total
+    assert marks[0] > marks[1:].max() + 0.1
 
 
 def test_a_judge_marks_pictures_and_what_it_does_not_say_is_nan():
