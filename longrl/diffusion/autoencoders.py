@@ -10,6 +10,8 @@ makes the norm's divisor a constant, and an offset of `HIGH` keeps SiLU where it
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderKLWan
 from torch import nn
@@ -22,7 +24,7 @@ GROUPS = 4  # of the picture autoencoder's norms, one a colour and one to spare
 
 def picture_autoencoder() -> AutoencoderKL:
     """Halves a picture's sides; in each group of channels stand x, -x, LOUD and -LOUD, whose mean is 0."""
-    model = AutoencoderKL(
+    model: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(16, 32),
@@ -63,7 +65,7 @@ def picture_autoencoder() -> AutoencoderKL:
 
 def clip_autoencoder() -> AutoencoderKLWan:
     """Halves the sides of every frame; pixels are shifted by HIGH from the start, for Wan's norms have no offset."""
-    model = AutoencoderKLWan(
+    model: Any = AutoencoderKLWan(
         base_dim=8,
         z_dim=COLOURS,
         dim_mult=[1, 2],

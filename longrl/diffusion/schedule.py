@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -26,7 +26,7 @@ def levels(family: Family, folder: Path, steps: int, tokens: int, shift: float |
     taken = {name: config[name] for name in DYNAMIC if name in config}
     if shift is not None:
         flow_shift, taken = shift, {}
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=flow_shift, **taken)
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=flow_shift, **taken)
     options = {"mu": dynamic_shift(tokens, scheduler.config)} if scheduler.config.use_dynamic_shifting else {}
     if family.even_levels:
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps), **options)
@@ -41,11 +41,11 @@ DYNAMIC = (
 )  # fmt: skip
 
 
-def dynamic_shift(tokens: int, config: object) -> float:
+def dynamic_shift(tokens: int, config: Any) -> float:
     """The shift of a sequence of `tokens`: a line between the scheduler's two lengths, as in diffusers' pipelines."""
-    low, high = config.base_image_seq_len, config.max_image_seq_len  # type: ignore[attr-defined]
-    slope = (config.max_shift - config.base_shift) / (high - low)  # type: ignore[attr-defined]
-    return slope * (tokens - low) + config.base_shift  # type: ignore[attr-defined]
+    low, high = config.base_image_seq_len, config.max_image_seq_len
+    slope = (config.max_shift - config.base_shift) / (high - low)
+    return slope * (tokens - low) + config.base_shift
 
 
 def window(settings: SamplingSettings, seed: str) -> range:

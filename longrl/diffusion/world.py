@@ -62,7 +62,8 @@ def read(prompt: str) -> Scene | None:
     words = prompt.split()
     found = [next((word for word in words if word in known), "") for known in (SIZES, COLOURS, SHAPES, GROUNDS)]
     direction = next((word for word in words if word in DIRECTIONS), "")
-    return Scene(*found, direction) if all(found) else None
+    size, colour, shape, ground = found
+    return Scene(size, colour, shape, ground, direction) if all(found) else None
 
 
 def render(scene: Scene, frames: int, height: int, width: int, generator: np.random.Generator) -> Pixels:

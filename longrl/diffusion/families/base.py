@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrl.config import GeneratorSettings
 from longrl.errors import LongrlError
@@ -48,7 +48,7 @@ class Family(ABC):
         """Prompts as the transformer takes them, a row each. `text` is what `load_text` gave."""
 
     @abstractmethod
-    def velocity(self, transformer: nn.Module, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def velocity(self, transformer: Any, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Velocities of latents at noise levels t (B,), in the latents' shape, float32."""
 
     @abstractmethod
@@ -60,11 +60,11 @@ class Family(ABC):
         """Length of the sequence that the transformer makes of latents."""
 
     @abstractmethod
-    def decode(self, autoencoder: nn.Module, latents: Tensor, clamp: bool = True) -> Tensor:
+    def decode(self, autoencoder: Any, latents: Tensor, clamp: bool = True) -> Tensor:
         """Pixels (B, F, 3, H, W) in 0..1 of latents (beyond them without `clamp`); pictures have one frame."""
 
     @abstractmethod
-    def compress(self, autoencoder: nn.Module, pixels: Tensor) -> Tensor:
+    def compress(self, autoencoder: Any, pixels: Tensor) -> Tensor:
         """The latents of pixels (B, F, 3, H, W) in 0..1, the means of the autoencoder's posterior; differentiable."""
 
     def cut(self, text: Any, prompt: str, settings: GeneratorSettings) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrl.config import GeneratorSettings
 from longrl.diffusion.families.base import Conditioning
@@ -42,7 +42,7 @@ class Flux(PictureFamily):
         embeds, pooled, _ = text.encode_prompt(list(prompts), None, max_sequence_length=settings.prompt_tokens)
         return {"prompt_embeds": embeds, "pooled": pooled}
 
-    def velocity(self, transformer: nn.Module, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def velocity(self, transformer: Any, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         parameter = next(transformer.parameters())
         dtype, device = parameter.dtype, latents.device
         batch, channels, height, width = latents.shape

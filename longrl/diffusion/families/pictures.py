@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrl.config import GeneratorSettings
 from longrl.diffusion.families.base import Family, GeneratorError, check_multiple, component, to_pixels
@@ -28,14 +28,14 @@ class PictureFamily(Family):
     def tokens(self, folder: Path, shape: tuple[int, ...]) -> int:
         return (shape[-1] // 2) * (shape[-2] // 2)
 
-    def decode(self, autoencoder: nn.Module, latents: Tensor, clamp: bool = True) -> Tensor:
+    def decode(self, autoencoder: Any, latents: Tensor, clamp: bool = True) -> Tensor:
         config = autoencoder.config
         scaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
-        return to_pixels(autoencoder.decode(scaled, return_dict=False)[0], clamp)[:, None]  # type: ignore[operator]
+        return to_pixels(autoencoder.decode(scaled, return_dict=False)[0], clamp)[:, None]
 
-    def compress(self, autoencoder: nn.Module, pixels: Tensor) -> Tensor:
+    def compress(self, autoencoder: Any, pixels: Tensor) -> Tensor:
         config = autoencoder.config
-        mean = autoencoder.encode(pixels[:, 0] * 2 - 1).latent_dist.mean  # type: ignore[operator]
+        mean = autoencoder.encode(pixels[:, 0] * 2 - 1).latent_dist.mean
         return (mean - (config.shift_factor or 0.0)) * config.scaling_factor
 
     def rescale(self, autoencoder: Any, latents: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrl.config import GeneratorSettings
 from longrl.diffusion.families.base import Conditioning
@@ -38,7 +38,7 @@ class SD3(PictureFamily):
         )
         return {"prompt_embeds": embeds, "pooled": pooled}
 
-    def velocity(self, transformer: nn.Module, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def velocity(self, transformer: Any, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = next(transformer.parameters()).dtype
         predicted = transformer(
             hidden_states=latents.to(dtype),

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from longrl.config import GeneratorSettings
 from longrl.diffusion.families.base import (
@@ -49,7 +49,7 @@ class Wan(Family):
         )
         return {"prompt_embeds": embeds}
 
-    def velocity(self, transformer: nn.Module, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def velocity(self, transformer: Any, latents: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         dtype = next(transformer.parameters()).dtype
         predicted = transformer(
             hidden_states=latents.to(dtype),
@@ -75,14 +75,14 @@ class Wan(Family):
         t, h, w = component(folder, "transformer")["patch_size"]
         return (shape[1] // t) * (shape[2] // h) * (shape[3] // w)
 
-    def decode(self, autoencoder: nn.Module, latents: Tensor, clamp: bool = True) -> Tensor:
+    def decode(self, autoencoder: Any, latents: Tensor, clamp: bool = True) -> Tensor:
         mean, std = statistics(autoencoder, latents)
-        decoded = autoencoder.decode(latents * std + mean, return_dict=False)[0]  # type: ignore[operator]
+        decoded = autoencoder.decode(latents * std + mean, return_dict=False)[0]
         # The pipeline's autoencoder clamps by itself; the gradient of what lies within is not touched.
         return to_pixels(decoded, clamp).transpose(1, 2)
 
-    def compress(self, autoencoder: nn.Module, pixels: Tensor) -> Tensor:
-        found = autoencoder.encode(pixels.transpose(1, 2) * 2 - 1).latent_dist.mean  # type: ignore[operator]
+    def compress(self, autoencoder: Any, pixels: Tensor) -> Tensor:
+        found = autoencoder.encode(pixels.transpose(1, 2) * 2 - 1).latent_dist.mean
         mean, std = statistics(autoencoder, found)
         return (found - mean) / std
 
@@ -100,7 +100,7 @@ def factors(autoencoder: dict[str, Any]) -> tuple[int, int]:
     return 2 ** (len(autoencoder["dim_mult"]) - 1), 2 ** sum(autoencoder["temperal_downsample"])
 
 
-def statistics(autoencoder: nn.Module, latents: Tensor) -> tuple[Tensor, Tensor]:
+def statistics(autoencoder: Any, latents: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each channel, with which the pipeline gives latents unit scale."""
     return tuple(  # type: ignore[return-value]
         torch.tensor(values).view(1, -1, 1, 1, 1).to(latents)

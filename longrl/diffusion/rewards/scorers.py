@@ -56,11 +56,12 @@ class ClipScorer:
         from transformers import AutoProcessor, CLIPModel
 
         try:
-            self.model: Any = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32).to(device).eval()
+            loaded: Any = CLIPModel.from_pretrained(folder, torch_dtype=torch.float32)
             self.processor: Any = AutoProcessor.from_pretrained(folder)
         except (OSError, ValueError, KeyError) as error:
             raise ScorerError(f"reward {name}: transformers can't load it: {error}") from error
         self.device = device
+        self.model = loaded.to(device).eval()
 
     @torch.no_grad()
     def __call__(self, pixels: Pixels, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
