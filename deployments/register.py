@@ -18,8 +18,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
+from flows.bootstrap import bootstrap
 from longrl.errors import LongrlError
 
 ROOT = Path(__file__).parents[1]
@@ -35,9 +37,11 @@ class RegistrationError(LongrlError):
 def register(path: Path = FILE) -> list[str]:
     """Make the server hold exactly what the file lists, and return the names of its deployments.
 
-    Raises `RegistrationError` when Prefect refuses a deployment.
+    What all runs on it need (`flows.bootstrap`) is created first. Raises `RegistrationError` when Prefect refuses a
+    deployment.
     """
     listed = yaml.safe_load(path.read_text())["deployments"]
+    bootstrap(get_current_settings().api.url or "")
     asyncio.run(make_pool())
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
     environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": ""} | os.environ
@@ -81,6 +85,8 @@ def key(item: dict[str, Any]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    if not get_current_settings().api.url:
+        sys.exit("error: PREFECT_API_URL names no server; for instance http://127.0.0.1:4200/api")
     try:
         names = register(*map(Path, sys.argv[1:2]))
     except LongrlError as error:

@@ -19,6 +19,7 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.arguments import fail_in_words
+from flows.server import prefect_server
 from flows.shown import tag
 from flows.stages import stage_line
 from longrl.config import ConfigError, GenerateConfig, generation_recipes, load_generation
@@ -110,4 +111,5 @@ if __name__ == "__main__":
         if options.dry_run:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         else:
-            generate(config)
+            with prefect_server():
+                generate(config)

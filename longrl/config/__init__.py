@@ -38,6 +38,7 @@ from longrl.config.learning import (
     RolloutSettings,
     SftSettings,
 )
+from longrl.config.lora import LoraSettings
 from longrl.config.pipeline import (
     RECIPES,
     PipelineConfig,
@@ -71,6 +72,7 @@ __all__ = [
     "ImportSettings",
     "IngestSettings",
     "Language",
+    "LoraSettings",
     "Mixture",
     "MlflowSettings",
     "ModelSettings",

@@ -14,6 +14,7 @@ class StoriesSettings(Settings):
 
     count: int = Field(720, ge=4, description="Number of stories to render, one H.264 file each.")
     scenes: int = Field(6, ge=2, le=6, description="Scenes of a story, ten seconds and one agent each.")
+    sound: bool = Field(False, description="Give the stories a sound track: a sound for each agent, low or high.")
     workers: int = Effort(2, ge=1, description="Rendering processes.")
 
 
@@ -95,6 +96,9 @@ class CaptionSettings(Settings):
     send: Literal["images", "video"] = Field(
         "images", description="Teacher `openai`: send the frames as pictures, each after its time, or as one mp4."
     )
+    listen: bool = Field(
+        False, description="Teacher `measured`: also measure the sound track; clips of videos without one are rejects."
+    )
     boxes: bool = Field(False, description="Teacher `openai`: also ask for objects with their boxes and times.")
     mode: Literal["live", "batch"] = Effort(
         "live", description="Teacher `openai`: request by request, or as files of requests (OpenAI's batch API)."
@@ -171,7 +175,7 @@ class ImportSettings(Settings):
     split: Literal["sft", "rl", "eval"] = Field(
         "sft", description="Split of rows that neither they nor their file name."
     )
-    category: Literal["", "temporal", "goal", "spatial", "plot", "general"] = Field(
+    category: Literal["", "temporal", "goal", "spatial", "plot", "sound", "general"] = Field(
         "",
         description="Category of rows that name none; empty: those of videos are rejects, others general.",
     )

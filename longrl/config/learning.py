@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from longrl.config.base import Effort, Settings, Share
+from longrl.config.base import Effort, Later, Settings, Share
 from longrl.config.data import TeacherServer
+from longrl.config.lora import LoraSettings
 
 REWARDS = ("accuracy", "match", "format", "length", "overlong", "judge")
 
@@ -27,6 +28,11 @@ class FrameSettings(Settings):
         802_816, ge=784, description="Pixels of an image, at most; larger ones are shrunk, their shape about kept."
     )
     image_multiple: int = Field(28, ge=14, description="Sides of images are multiples of it: 28, for Qwen3-VL 32.")
+    audio: Literal["none", "beside", "alone"] = Field(
+        "none",
+        description="Whether a video's sound is heard: not, beside its frames, or alone (families that take audio). "
+        "Videos without a sound track are then rejects.",
+    )
     embedding_cache_gib: float = Effort(
         50.0,
         gt=0.0,
@@ -120,8 +126,11 @@ class EngineSettings(Settings):
 
 
 class StudentEngineSettings(EngineSettings):
-    """The same for the student: also what saves memory in long sequences."""
+    """The same for the student: also LoRA, and what saves memory in long sequences."""
 
+    lora: LoraSettings = Later(
+        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
+    )
     sequence_parallel: int = Effort(
         1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
     )
@@ -153,10 +162,43 @@ class SftSettings(StudentEngineSettings):
         description="Weights of the tokens of reasoning, conclusion, answer, and of option letters in the conclusion.",
     )
     freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")
+    freeze_projector: bool | None = Later(
+        None, description="Keep the projector (Qwen: the tower's merger) as it is; empty: like the tower."
+    )
+    freeze_language: bool = Later(False, description="Keep the language model as it is, its head and embedding too.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
     checkpoint_every: int = Effort(
         100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
     )
+
+    @property
+    def frozen(self) -> set[str]:
+        """What is not trained, of tower, projector and language."""
+        projector = self.freeze_vision if self.freeze_projector is None else self.freeze_projector
+        flags = {"tower": self.freeze_vision, "projector": projector, "language": self.freeze_language}
+        return {part for part, flag in flags.items() if flag}
+
+    @model_validator(mode="after")
+    def _something_is_trained_and_kept(self) -> SftSettings:
+        if len(self.frozen) == 3:
+            raise ValueError("tower, projector and language model are all frozen; nothing would be trained")
+        text_only = ("recall_drill", "reading", "blind_questions")
+        for phase in self.phases if self.freeze_language else ():
+            if idle := [kind for kind in text_only if getattr(phase.mixture, kind)]:
+                raise ValueError(
+                    f"freeze_language leaves nothing to train on examples without a video, but phase {phase.name} has "
+                    f"{', '.join(idle)}; take them out of its mixture"
+                )
+        if not self.lora.rank:
+            return self
+        if self.freeze_language:
+            raise ValueError("freeze_language keeps LoRA's updates from being trained; set one of the two")
+        if self.lora.checkpoint != "merged" and not {"tower", "projector"} <= self.frozen:
+            raise ValueError(
+                f"lora.checkpoint={self.lora.checkpoint} leaves an adapter, which holds updates of the language model "
+                "alone, but tower or projector are trained too; set freeze_vision=true, or lora.checkpoint=merged"
+            )
+        return self
 
 
 class DifficultySettings(Settings):
@@ -284,6 +326,14 @@ class RlSettings(StudentEngineSettings):
                     f"unknown reward {name!r}; there are {', '.join(REWARDS)}, and path/to/file.py:function"
                 )
         return rewards
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: LoraSettings) -> LoraSettings:
+        """A token's probability before and after an update, or here and in vLLM, must be the same model's."""
+        if lora.rank and lora.dropout:
+            raise ValueError(f"dropout is {lora.dropout}, but RL compares probabilities, which it would blur; set 0")
+        return lora
 
     @model_validator(mode="after")
     def _engines_fit_the_ranks(self) -> RlSettings:

@@ -26,12 +26,18 @@ def render_stories(settings: StoriesSettings, seed: int, warehouse: Warehouse) -
         for leftover in folder.glob(".*"):  # half a film of a killed run
             leftover.unlink()
         paths = [folder / f"story-{number:07d}.mp4" for number in range(first, first + settings.count)]
-        jobs = [(path, first + place, settings.scenes) for place, path in enumerate(paths) if not path.exists()]
+        jobs = [
+            (path, first + place, settings.scenes, settings.sound)
+            for place, path in enumerate(paths)
+            if not path.exists()
+        ]
         for _, lost in track(run_jobs(write_one, jobs, settings.workers), "stories: rendering", len(jobs)):
             if lost is not None:
                 raise lost
-        write_truth(draft.folder / "truth.json", first, settings.count, settings.scenes)
+        write_truth(draft.folder / "truth.json", first, settings.count, settings.scenes, settings.sound)
         draft.rows = len(paths)
 
     what = {"count": settings.count, "scenes": settings.scenes, "seed": seed}
+    if settings.sound:
+        what["sound"] = True
     return warehouse.produce("stories", VERSION, what, {}, build)

@@ -104,7 +104,8 @@ def plan_for(
     duration = film["duration"]
     start, end = span or (0.0, duration)
     try:
-        return plan_frames(duration, budget, frames.height, frames.width, start, min(end, duration)), None
+        end = min(end, duration)
+        return plan_frames(duration, budget, frames.height, frames.width, start, end, frames.audio), None
     except ValueError as error:
         return None, str(error)
 

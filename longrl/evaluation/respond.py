@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from longrl.training.rank import Messages
@@ -56,10 +57,7 @@ class Responder:
         self.ledger = warehouse.ledger(job["stage"])
         self.frames = FrameCache(warehouse.cache("frames"))
         self.embeds = EmbeddingCache(warehouse.cache("embeddings"), job["embedding_cache_gib"])
-        self.plans = {
-            digest: FramePlan(tuple(plan["times"]), plan["height"], plan["width"])
-            for digest, plan in job["plans"].items()
-        }
+        self.plans = {digest: FramePlan.parse(plan) for digest, plan in job["plans"].items()}
         self.engine: Any = None
         self.done = self.tokens = 0
         self.seconds = {"encode": 0.0, "start": 0.0, "generate": 0.0}
@@ -96,7 +94,11 @@ class Responder:
                 prompt = self.prompt(student, request)
                 reason = self.too_long(len(prompt), student)
                 if not reason:
-                    readable.append((request, prompt, tuple(film.embeds for film in films)))
+                    parts = [
+                        student.split(kind, self.plans[digest], film.embeds)
+                        for (_, digest, kind), film in zip(views, films, strict=True)
+                    ]
+                    readable.append((request, prompt, tuple(chain.from_iterable(parts))))
                     continue
             self.record(request, [{"error": reason}] * len(request["keys"]))
         self.tell(model)
@@ -136,7 +138,7 @@ class Responder:
 
     def prompt(self, student: Any, request: dict[str, Any]) -> Any:
         """The prompt of a request."""
-        seen = [student.medium(kind, self.plans[digest]) for _, digest, kind in request["views"]]
+        seen = [student.media(kind, self.plans[digest]) for _, digest, kind in request["views"]]
         return student.chat.prompt(request["text"], seen)
 
     def too_long(self, prompt: int, student: Any) -> str:

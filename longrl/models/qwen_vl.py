@@ -29,7 +29,7 @@ class QwenVL(Student):
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     AXES = 3
-    ENCODERS = (".visual.",)
+    ENCODERS: ClassVar[tuple[str, ...]] = (".visual.",)
 
     @classmethod
     def load_processor(cls, folder: str | Path) -> Any:
@@ -63,8 +63,8 @@ class QwenVL(Student):
         """The modules between tower and language model."""
         return [self.tower.merger]
 
-    def digested(self) -> list[Any]:
-        return [self.tower]
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        return [(self.tower.config, self.tower)]
 
     @property
     def merge(self) -> int:
@@ -149,7 +149,10 @@ def _equal_windows(
     if any(b - a != length for a, b in pairwise(ends)):
         return type(self).forward(self, hidden_states, cu_seqlens, position_embeddings=position_embeddings, **kwargs)
     rows = hidden_states.shape[0]
-    query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
+    if hasattr(self, "qkv"):
+        query, key, value = self.qkv(hidden_states).view(rows, 3, self.num_heads, -1).unbind(1)
+    else:
+        query, key, value = (part(hidden_states).view(rows, self.num_heads, -1) for part in (self.q, self.k, self.v))
     rotate = sys.modules[type(self).__module__].apply_rotary_pos_emb_vision
     query, key = rotate(query, key, *position_embeddings)
     query, key, value = (

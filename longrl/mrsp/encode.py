@@ -9,11 +9,15 @@ patches:
 2. `encode_together` deals short videos to the ranks whole. The chunks of a long one are shared out over all ranks and
    gathered by collectives of one size, as many on every rank; a rank without a chunk gives zeros that are cut off.
 3. No pixels travel: the ranks read their frames from the frame cache, into which one rank has decoded the video.
+
+A plan with sound has one entry in the cache, in which the sound's embeddings follow the video's; the sound of a long
+video is embedded by one rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +26,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.models.base import Student
-from longrl.models.prompt import Grid
+from longrl.models.prompt import Grid, Medium
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
+from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.sample import FramePlan
 from longrl.video.views import View
@@ -34,9 +39,58 @@ TOGETHER = 16  # short videos that a rank encodes between two reports
 Film = View | tuple[str, str | Path, FramePlan]  # of a video, the kind may be left out
 
 
-def is_long(grid: Grid) -> bool:
+@dataclass(frozen=True)
+class Shown:
+    """What a view takes from its file: frames, uint8 (T, height, width, 3), and samples of sound, float32 (n,)."""
+
+    view: View
+    frames: np.ndarray | None
+    sound: np.ndarray | None
+
+    def grid(self, student: Student) -> Grid:
+        """The patch grid of the video or the image; of a sound alone, that of the sound."""
+        return student.media(self.view.kind, self.view.plan)[0].grid
+
+    def beside(self, student: Student, embeds: Tensor) -> Tensor:
+        """A video's embeddings followed by those of its sound."""
+        if self.sound is None:
+            return embeds
+        (heard,) = student.hear([self.sound])
+        return torch.cat([embeds, heard.to(embeds.device)])
+
+
+def read(frames: FrameCache, view: View) -> Shown:
+    """Read what a view takes, decoded on the first call. Raises `DecodeError`."""
+    video_id, path, plan, _ = view
+    pictures = frames.get(video_id, path, plan) if plan.times else None
+    return Shown(view, pictures, SoundCache(frames.folder).get(video_id, path, plan.audio) if plan.audio else None)
+
+
+def encode(student: Student, wanted: Sequence[Shown]) -> list[Tensor]:
+    """Embed what several views take: (tokens, W) each, a video's before its sound's; differentiable.
+
+    Each tower is called once for all of them.
+    """
+    films = [student.patches(shown.frames, shown.view.kind) for shown in wanted if shown.frames is not None]
+    seen = iter(student.encode([pixels for pixels, _ in films], [grid for _, grid in films]) if films else ())
+    sounds = [shown.sound for shown in wanted if shown.sound is not None]
+    heard = iter(student.hear(sounds) if sounds else ())
+    found = []
+    for shown in wanted:
+        parts = [] if shown.frames is None else [next(seen)]
+        parts += [] if shown.sound is None else [next(heard)]
+        found.append(torch.cat(parts) if len(parts) > 1 else parts[0])
+    return found
+
+
+def patches_of(student: Student, grid: Grid) -> int:
+    """Patches that a tower sees of a medium."""
+    return grid[0] * student.patches_a_step(grid)
+
+
+def is_long(student: Student, grid: Grid) -> bool:
     """Whether a video takes more than one call of the tower."""
-    return grid[0] * grid[1] * grid[2] > PATCHES
+    return patches_of(student, grid) > PATCHES
 
 
 @torch.no_grad()
@@ -56,39 +110,39 @@ def encode_videos(
     """
     tower, dtype = tower or student.tower_digest(), dtype_name(student)
     found: dict[tuple[str, str], VideoEmbeds] = {}
-    batch: list[tuple[EmbeddingKey, Tensor, Grid]] = []
+    batch: list[tuple[EmbeddingKey, Shown]] = []
+    waiting = 0  # patches in the batch
 
     def keep(key: EmbeddingKey, embeds: Tensor, grid: Grid) -> None:
         found[key.video_id, key.plan] = VideoEmbeds(embeds.cpu().clone(), grid)
         cache.put(key, found[key.video_id, key.plan])
 
     def flush() -> None:
-        if not batch:
-            return
-        keys, pixels, grids = zip(*batch, strict=True)
-        for key, grid, embeds in zip(keys, grids, student.encode(pixels, grids), strict=True):
-            keep(key, embeds, grid)
+        for (key, shown), embeds in zip(batch, encode(student, [shown for _, shown in batch]), strict=True):
+            keep(key, embeds, shown.grid(student))
         batch.clear()
 
-    for video_id, path, plan, kind in dict.fromkeys(View(*film) for film in wanted):
-        key = EmbeddingKey(video_id, plan.digest, tower, dtype)
+    for view in dict.fromkeys(View(*film) for film in wanted):
+        key = EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)
         if video := cache.get(key):
-            found[video_id, plan.digest] = video
+            found[view.video_id, view.plan.digest] = video
             continue
         try:
-            pictures = frames.get(video_id, path, plan)
+            shown = read(frames, view)
         except DecodeError as error:
             if failures is None:
                 raise
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
             continue
-        if kind == "video" and is_long(grid := student.video(plan).grid):
-            keep(key, encode_long(student, pictures, grid), grid)
+        grid = shown.grid(student)
+        if shown.frames is not None and view.kind == "video" and is_long(student, grid):
+            keep(key, shown.beside(student, encode_long(student, shown.frames, student.video(view.plan))), grid)
             continue
-        pixels, grid = student.patches(pictures, kind)
-        if batch and sum(len(other) for _, other, _ in batch) + len(pixels) > PATCHES:
+        waiting += patches_of(student, grid)
+        if batch and waiting > PATCHES:
             flush()
-        batch.append((key, pixels, grid))
+            waiting = patches_of(student, grid)
+        batch.append((key, shown))
     flush()
     return found
 
@@ -109,7 +163,8 @@ def encode_together(
     rank, ranks = dist.get_rank(), dist.get_world_size()
     tower, dtype = student.tower_digest(), dtype_name(student)
     films = list(dict.fromkeys(View(*film) for film in wanted))
-    long = [film for film in films if film.kind == "video" and is_long(student.video(film.plan).grid)]
+    seen = [film for film in films if film.kind == "video" and film.plan.times]
+    long = [film for film in seen if is_long(student, student.video(film.plan).grid)]
     short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
@@ -117,35 +172,37 @@ def encode_together(
         encode_videos(student, cache, frames, short[start : start + TOGETHER], failures, tower)
     missing: list[int] = []  # of the long videos that this rank looks after
     for number in range(rank, len(long), ranks):
-        video_id, path, plan, _ = long[number]
-        if cache.get(EmbeddingKey(video_id, plan.digest, tower, dtype)):
+        view = long[number]
+        if cache.get(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype)):
             continue
         try:
-            frames.get(video_id, path, plan)
+            read(frames, view)
             missing.append(number)
         except DecodeError as error:
-            failures[video_id] = str(error)
+            failures[view.video_id] = str(error)
     everyone: list[tuple[dict[str, str], list[int]]] = [({}, [])] * ranks
     dist.all_gather_object(everyone, (failures, missing))
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
-        video_id, path, plan, _ = long[number]
-        grid = student.video(plan).grid
-        embeds = encode_long(student, frames.get(video_id, path, plan), grid, rank, ranks)
+        view = long[number]
+        shown, medium = read(frames, view), student.video(view.plan)
+        assert shown.frames is not None
+        embeds = encode_long(student, shown.frames, medium, rank, ranks)
         if number in missing:
-            cache.put(EmbeddingKey(video_id, plan.digest, tower, dtype), VideoEmbeds(embeds, grid))
+            whole = VideoEmbeds(shown.beside(student, embeds), medium.grid)
+            cache.put(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype), whole)
     dist.barrier()  # what one rank has stored, all may read
     return {video_id: reason for part, _ in everyone for video_id, reason in part.items()}
 
 
-def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0, ranks: int = 1) -> Tensor:
+def encode_long(student: Student, frames: np.ndarray, medium: Medium, rank: int = 0, ranks: int = 1) -> Tensor:
     """Embed one video in chunks of whole temporal patches, every `ranks`-th of them on this rank.
 
-    `frames`: uint8 (T, height, width, 3). Returns (t * h * w / merge², W), on the CPU, the same on every rank.
+    `frames`: uint8 (T, height, width, 3). Returns (tokens, W), on the CPU, the same on every rank.
     """
-    t, h, w = grid
-    temporal, tokens = student.temporal, h * w // student.merge**2
-    steps = max(1, PATCHES // (h * w))  # temporal patches in a chunk
+    t, temporal, closing = medium.grid[0], student.temporal, student.closing()
+    tokens = (medium.tokens - len(closing)) // t  # of a temporal patch
+    steps = max(1, PATCHES // student.patches_a_step(medium.grid))  # temporal patches in a chunk
     parts: list[Tensor] = []
     for first in range(0, t, steps * ranks):
         part = torch.zeros(steps * tokens, student.width, dtype=student.dtype, device=student.device)
@@ -153,13 +210,13 @@ def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0,
         if start < t:
             pixels, piece = student.patches(frames[start * temporal : (start + steps) * temporal])
             (embeds,) = student.encode([pixels], [piece])
-            part[: len(embeds)] = embeds
+            part[: piece[0] * tokens] = embeds[: piece[0] * tokens]
         gathered = [part]
         if ranks > 1:
             gathered = [torch.empty_like(part) for _ in range(ranks)]
             dist.all_gather(gathered, part)
         parts += [each.cpu() for each in gathered]
-    return torch.cat(parts)[: t * tokens]
+    return torch.cat([torch.cat(parts)[: t * tokens], closing.cpu()])
 
 
 def dtype_name(student: Student) -> str:

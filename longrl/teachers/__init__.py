@@ -23,7 +23,7 @@ def captioner(settings: CaptionSettings, batches: Path) -> Captioner:
         return OpenAICaptioner(settings, batches)
     from longrl.teachers.measured import MeasuredCaptioner
 
-    return MeasuredCaptioner(Look(settings.frames_per_clip, settings.size), settings.workers)
+    return MeasuredCaptioner(Look(settings.frames_per_clip, settings.size), settings.workers, settings.listen)
 
 
 def writer(settings: ReasonSettings, batches: Path) -> Writer:

@@ -101,7 +101,7 @@ class CaptionedClip:
 class QuestionDraft:
     """A question with its reasoned answer. `options` are without letters; `answer` is the letter of the right one."""
 
-    category: str  # temporal, goal, spatial, plot
+    category: str  # temporal, goal, spatial, plot, sound
     question: str
     options: tuple[str, ...]
     answer: str  # A, B, ...

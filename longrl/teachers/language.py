@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-CATEGORIES = ("temporal", "goal", "spatial", "plot")
+CATEGORIES = ("temporal", "goal", "spatial", "plot", "sound")
 LETTERS = "ABCD"
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 
@@ -25,7 +25,7 @@ ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
 class Event:
     """One visit: `actor` goes to `place`, which stands in `corner`, and is seen from `start` to `end` (seconds).
 
-    `clip` is the number of the clip it happens in, counted from 1.
+    `clip` is the number of the clip it happens in, counted from 1; `sound` what the actor is heard to do, if anything.
     """
 
     clip: int
@@ -34,6 +34,7 @@ class Event:
     actor: str
     place: str
     corner: str
+    sound: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,11 @@ def clip_caption(event: Event) -> str:
 
     >>> clip_caption(Event(1, 2.0, 7.0, "red", "tree", "northwest"))
     'red visits the northwest tree.'
+    >>> clip_caption(Event(1, 2.0, 7.0, "red", "tree", "northwest", "beeps"))
+    'red beeps and visits the northwest tree.'
     """
-    return f"{event.actor} visits the {event.corner} {event.place}."
+    sound = f"{event.sound} and " if event.sound else ""
+    return f"{event.actor} {sound}visits the {event.corner} {event.place}."
 
 
 def video_caption(events: Sequence[Event]) -> str:
@@ -68,19 +72,24 @@ def video_caption(events: Sequence[Event]) -> str:
 
 
 def questions(
-    events: Sequence[Event], corners: Sequence[str], places: Sequence[str], rng: random.Random
+    events: Sequence[Event],
+    corners: Sequence[str],
+    places: Sequence[str],
+    rng: random.Random,
+    sounds: Sequence[str] = (),
 ) -> list[Question]:
     """Every question that can be asked of these events, options shuffled by `rng`; at most four options each.
 
-    The events are in the order of time, each with another actor. `corners` and `places` are all there are: the wrong
-    options of questions about them. Wrong actors are those of the other events, so that knowing who appears is not
-    enough.
+    The events are in the order of time, each with another actor. `corners`, `places` and `sounds` are all there are:
+    the wrong options of questions about them. Wrong actors are those of the other events, so that knowing who appears
+    is not enough.
     """
     return [
         *_temporal(events, rng),
         *(_goal(event, events, places, rng) for event in events),
         *(_spatial(event, events, corners, rng) for event in events),
         *([_plot(events, rng)] if len(events) > 1 else []),
+        *_sound(events, sounds, rng),
     ]
 
 
@@ -118,6 +127,28 @@ def _plot(events: Sequence[Event], rng: random.Random) -> Question:
     actors = [event.actor for event in events]
     orders = [" ".join(actors[k:] + actors[:k]) for k in range(len(actors))]
     return _question("plot", "order", "Who acts in which order?", orders[0], orders, events, _order(events), rng)
+
+
+def _sound(events: Sequence[Event], sounds: Sequence[str], rng: random.Random) -> list[Question]:
+    """What is heard of whom, who is the one that is heard so, and all sounds in their order."""
+    heard = [event.sound for event in events]
+    listing = " ".join(f"{event.actor} {event.sound}" for event in events)
+    asked = []
+    for event in events:
+        if event.sound:
+            text, steps = f"What does {event.actor} do while it walks?", f"{event.actor} {event.sound}"
+            asked.append(_question("sound", "what", text, event.sound, sounds, events, steps, rng))
+    if not heard or not all(heard):
+        return asked
+    for event in events:
+        if heard.count(event.sound) == 1:
+            steps = " ".join(f"{each.sound} {each.actor}" for each in events) + f", {event.sound} {event.actor}"
+            actors = [each.actor for each in events]
+            asked.append(_question("sound", "who", f"Who {event.sound}?", event.actor, actors, events, steps, rng))
+    right, orders = " ".join(heard), {" ".join(rng.choices(sounds, k=len(heard))) for _ in range(20)}
+    text = "What is heard in which order?"
+    asked.append(_question("sound", "order", text, right, sorted(orders), events, listing, rng))
+    return asked
 
 
 def _order(events: Sequence[Event]) -> str:

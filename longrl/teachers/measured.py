@@ -1,7 +1,8 @@
-"""Teacher `measured`: captions and questions from measurements of frames, without any model.
+"""Teacher `measured`: captions and questions from measurements of frames and sound, without any model.
 
-It sees decoded frames and nothing else. A clip that looks like a story is told as who goes where; any other clip is
-described by its light, colours, motion and cuts. Questions are composed from the captions' facts alone.
+It sees decoded frames, hears decoded samples if asked to, and knows nothing else. A clip that looks like a story is
+told as who goes where; any other clip is described by its light, colours, motion and cuts. Questions are composed from
+the captions' facts alone.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from longrl.teachers import language, scenery
+from longrl.teachers import hearing, language, scenery
 from longrl.teachers.base import Caption, CaptionedClip, Captioner, Clip, Look, QuestionDraft, TeacherError, Writer
 from longrl.teachers.calls import Call
 from longrl.teachers.measure import measure
 from longrl.teachers.pictures import CHUNK, chunks
-from longrl.teachers.sighting import Visit, see
+from longrl.teachers.sighting import Sighting, Visit, see
+from longrl.video.audio import RATE, read_sound
 from longrl.video.crew import WorkerLost, beat, run_jobs
 from longrl.video.decode import DecodeError, read_frames
 from longrl.video.sample import FramePlan, fit, plan_frames
-from longrl.video.stories import CORNERS, PLACES
+from longrl.video.stories import CORNERS, PLACES, SOUNDS
 
 VERSION = 2
 SPACING = 0.25  # seconds between frames, at most: things must be found again in the next frame
@@ -49,18 +51,24 @@ class MeasuredCaptioner(Captioner):
 
     name = "measured"
 
-    def __init__(self, look: Look, workers: int = 1):
+    def __init__(self, look: Look, workers: int = 1, listen: bool = False):
         self.look = CloseLook(look.frames, look.size)
-        self.workers = workers
+        self.workers, self.listen = workers, listen
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "version": VERSION, "frames": self.look.frames, "size": self.look.size}
+        seen = {"name": self.name, "version": VERSION, "frames": self.look.frames, "size": self.look.size}
+        return seen | ({"listen": True} if self.listen else {})
 
-    def caption(self, frames: np.ndarray, times: Sequence[float], clip: Clip) -> Caption:
+    def caption(
+        self, frames: np.ndarray, times: Sequence[float], clip: Clip, sound: np.ndarray | None = None
+    ) -> Caption:
+        """Describe one clip; `sound` is its samples, float32 (n,) at 16 kHz, if it is to be heard too."""
         before = sum(time < clip.start for time in times)
         story = see(frames[before:], times[before:])
         if story is not None:
+            if sound is not None:
+                story = heard(story, sound, clip.start)
             told = [language.clip_caption(_event(visit, clip.index)) for visit in story.visits]
             return Caption(" ".join(told) or "Nobody acts.", story.facts())
         facts = measure(frames, times, clip.start, clip.end).facts()
@@ -73,7 +81,7 @@ class MeasuredCaptioner(Captioner):
         on_call: Callable[[Call], None],
     ) -> None:
         """Clips of one video are decoded in one pass; a video that hangs or crashes its decoder costs only itself."""
-        jobs = [Job(chunk, self.look) for chunk in chunks(clips, CHUNK)]
+        jobs = [Job(chunk, self.look, self.listen) for chunk in chunks(clips, CHUNK)]
         for job, result in run_jobs(caption_chunk, jobs, self.workers, expected=(DecodeError,)):
             if isinstance(result, DecodeError | WorkerLost):
                 result = [TeacherError(f"{clip.path} at {clip.span}: {result}") for clip in job.clips]
@@ -87,20 +95,34 @@ class Job:
 
     clips: tuple[Clip, ...]
     look: Look
+    listen: bool = False
 
 
 def caption_chunk(job: Job) -> list[Caption]:
     """The captions of a job's clips; raises `DecodeError`."""
-    teacher = MeasuredCaptioner(job.look)
+    teacher = MeasuredCaptioner(job.look, listen=job.listen)
     plans = [teacher.look.plan(clip) for clip in job.clips]
     times = tuple(sorted({time for plan in plans for time in plan.times}))
     place = {time: row for row, time in enumerate(times)}
     frames = read_frames(job.clips[0].path, FramePlan(times, plans[0].height, plans[0].width))
+    first = job.clips[0].start
+    track = read_sound(job.clips[0].path, (first, job.clips[-1].end)) if job.listen else None
     captions = []
     for clip, plan in zip(job.clips, plans, strict=True):
         beat()
-        captions.append(teacher.caption(frames[[place[time] for time in plan.times]], plan.times, clip))
+        sound = None if track is None else track[round((clip.start - first) * RATE) : round((clip.end - first) * RATE)]
+        captions.append(teacher.caption(frames[[place[time] for time in plan.times]], plan.times, clip, sound))
     return captions
+
+
+def heard(story: Sighting, sound: np.ndarray, start: float) -> Sighting:
+    """The sighting with what each visit sounds like; `sound` begins at `start`, seconds."""
+
+    def of(visit: Visit) -> str:
+        first, last = (round((time - start) * RATE) for time in (visit.start, visit.end))
+        return hearing.name(hearing.listen(sound[first:last]))
+
+    return replace(story, visits=tuple(replace(visit, sound=of(visit)) for visit in story.visits))
 
 
 class MeasuredWriter(Writer):
@@ -135,7 +157,7 @@ def story_questions(clips: Sequence[CaptionedClip], rng: random.Random) -> list[
     if len(events) < 2 or len({event.actor for event in events}) < len(events):
         return []
     drafts = []
-    for question in language.questions(events, list(CORNERS), list(PLACES), rng):
+    for question in language.questions(events, list(CORNERS), list(PLACES), rng, list(SOUNDS)):
         if len(set(question.options)) == 4:
             drafts.append(
                 QuestionDraft(
@@ -170,7 +192,7 @@ def spread(drafts: list[QuestionDraft], count: int, rng: random.Random) -> list[
 
 
 def _event(visit: Visit, index: int) -> language.Event:
-    return language.Event(index + 1, visit.start, visit.end, visit.actor, visit.place, visit.corner)
+    return language.Event(index + 1, visit.start, visit.end, visit.actor, visit.place, visit.corner, visit.sound)
 
 
 def _evidence(question: language.Question, events: Sequence[language.Event]) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from longrl.config import CaptionSettings, Categories, ReasonSettings
+from longrl.config import CaptionSettings, ReasonSettings
 from longrl.teachers import prompts
 from longrl.teachers.answers import read_caption, read_questions, read_rewrite, read_summary
 from longrl.teachers.base import (
@@ -213,8 +213,9 @@ def quotas(count: int, seed: int, video_id: str) -> dict[str, int]:
     [1, 1, 2, 2]
     """
     first = int.from_bytes(hashlib.sha256(f"{seed}{video_id}".encode()).digest()[:4], "big")
-    each, odd = divmod(count, len(Categories))
-    return {category: each + ((place - first) % len(Categories) < odd) for place, category in enumerate(Categories)}
+    each, odd = divmod(count, len(prompts.CATEGORIES))
+    kinds = prompts.CATEGORIES
+    return {category: each + ((place - first) % len(kinds) < odd) for place, category in enumerate(kinds)}
 
 
 def kinds(shares: dict[str, int], open_share: float, seed: int, video_id: str) -> dict[str, tuple[int, int]]:

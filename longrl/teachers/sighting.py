@@ -27,13 +27,14 @@ STOP = 30.0  # pixels between where an agent stops and its corner's centre, at m
 
 @dataclass(frozen=True)
 class Visit:
-    """An agent's errand as seen: seconds when it was first and last seen, and where it stopped."""
+    """An agent's errand: seconds when it was first and last seen, where it stopped, and what was heard meanwhile."""
 
     actor: str
     place: str
     corner: str
     start: float
     end: float
+    sound: str = ""  # empty where nobody listened, or nothing that has a name was heard
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Sighting:
 
     def facts(self) -> dict[str, Any]:
         objects = [asdict(seen) | {"box": list(seen.box)} for seen in self.objects]
-        visits = [asdict(visit) for visit in self.visits]
+        visits = [{k: v for k, v in asdict(visit).items() if v or k != "sound"} for visit in self.visits]
         return {"kind": "story", "layout": self.layout, "visits": visits, "objects": objects}
 
 

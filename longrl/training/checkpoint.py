@@ -16,8 +16,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,11 +26,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longrl.config import LoraSettings
+from longrl.models.adapter import WITHOUT_WEIGHTS
+from longrl.models.base import Student
+from longrl.models.lora import plain, save_adapter
 from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
 
-if TYPE_CHECKING:
-    from longrl.models.base import Student
+WHOLE = LoraSettings()  # no LoRA
+FORMS = {"hf": "merged", "adapter": "adapter"}  # what `lora.checkpoint` calls them
 
 
 class Checkpoints:
@@ -122,19 +127,22 @@ def set_rng_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def export(engine: Engine, student: Student, source: Path, folder: Path) -> None:
-    """Write `folder/hf`, an ordinary Hugging Face folder; every rank calls it.
+def export(engine: Engine, student: Student, source: Path, folder: Path, lora: LoraSettings = WHOLE) -> None:
+    """Write `folder/hf`, an ordinary Hugging Face folder, `folder/adapter`, or both; every rank calls it.
 
-    Tokenizer, processor and chat template are copied from `source`, the weights are those of now. Raises
-    `TrainingError` when it can't be written.
+    Tokenizer, processor and chat template are copied from `source`, the weights are those of now, LoRA's updates
+    merged. Raises `TrainingError` when it can't be written.
     """
+    writers: dict[str, Callable[[Path], None]] = {"hf": partial(write_model, student, source)}
+    if lora.rank:
+        writers["adapter"] = partial(save_adapter, student.model, source)
+        writers = {name: write for name, write in writers.items() if lora.checkpoint in ("both", FORMS[name])}
     with engine.whole():
-        if engine.rank == 0:
-            temporary, final = folder / ".hf-writing", folder / "hf"
+        for name, write in writers.items() if engine.rank == 0 else ():
+            temporary, final = folder / f".{name}-writing", folder / name
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
-                shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
-                student.save(temporary)
+                write(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             except (OSError, SafetensorError) as error:
@@ -144,3 +152,10 @@ def export(engine: Engine, student: Student, source: Path, folder: Path) -> None
                     "training goes on from its last checkpoint"
                 ) from error
     dist.barrier()
+
+
+def write_model(student: Student, source: Path, folder: Path) -> None:
+    """Write the student's weights, adapters merged, and copy all else of a model folder from `source`."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*WITHOUT_WEIGHTS))
+    with plain(student.model):
+        student.save(folder)

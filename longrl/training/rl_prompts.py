@@ -75,20 +75,20 @@ class Embeddings:
 
     def prompt(self, row: dict[str, Any]) -> Prompt:
         """The prompt of a question."""
-        seen = [self.student.medium(view.kind, view.plan) for view in self.views(row)]
+        seen = [self.student.media(view.kind, view.plan) for view in self.views(row)]
         return self.student.chat.prompt(question_text(row["question"], row["options"]), seen)
 
     def request(self, row: dict[str, Any], settings: RlSettings, seed: int) -> Request:
         """The rollout request of a question."""
         prompt = self.prompt(row)
-        embeds = tuple(self.embeds(view, settings.zero_stage) for view in self.views(row))
+        embeds = tuple(part for view in self.views(row) for part in self.embeds(view, settings.zero_stage))
         return Request(prompt, embeds, settings.group_size, settings.temperature, settings.max_tokens, seed)
 
-    def embeds(self, view: View, zero_stage: int) -> Tensor:
-        """Embeddings of what is seen, (tokens, W), on the student's device."""
+    def embeds(self, view: View, zero_stage: int) -> tuple[Tensor, ...]:
+        """Embeddings of what is seen and heard, (tokens, W) each, on the student's device."""
         key = EmbeddingKey(view.video_id, view.plan.digest, self.tower, self.dtype)
         found = self.cache.get(key) or self.encode_again(view, zero_stage)
-        return found.embeds.to(self.student.device)
+        return self.student.split(view.kind, view.plan, found.embeds.to(self.student.device))
 
     def encode_again(self, view: View, zero_stage: int) -> VideoEmbeds:
         """An embedding whose file broke or was deleted while the run goes on."""

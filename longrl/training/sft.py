@@ -13,6 +13,7 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from longrl.config import UNTRACKED, FrameSettings, SftSettings, TrackingSettings
+from longrl.models.adapter import model_folder
 from longrl.progress import Progress
 from longrl.training.launch import launch
 from longrl.training.tracking import Tracking
@@ -36,7 +37,8 @@ def sft(
     stage: Literal["pretrain", "sft"] = "sft",
     tracking: TrackingSettings = UNTRACKED,
 ) -> ArtifactRef:
-    """Fine-tune `model` on the split "sft": `hf/` holds the result, `metrics.jsonl` a line per step.
+    """Fine-tune `model` on the split "sft": `hf/` holds the result, `metrics.jsonl` a line per step; with LoRA
+    `adapter/` holds what was trained, in peft's format (`lora.checkpoint` says which of the two is written).
 
     The stage "pretrain" is the same on text alone: it is to a student that was built from nothing what its makers'
     pretraining is to a real one. Its result answers in words and in the right form, and has never seen a video: the
@@ -52,7 +54,7 @@ def sft(
             "settings": settings.model_dump(mode="json"),
             "frames": frames.model_dump(mode="json"),
             "tables": {name: asdict(ref) for name, ref in tables.items()},
-            "model": str(model.file("hf")),
+            "model": str(model_folder(model, warehouse)),
             "folder": str(draft.folder),
             "frame_cache": str(warehouse.cache("frames")),
             "embedding_cache": str(warehouse.cache("embeddings")),

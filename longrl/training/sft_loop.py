@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -28,6 +29,7 @@ from torch import Tensor
 from longrl.config import AnyCategory, FrameSettings, SftSettings
 from longrl.models import families
 from longrl.models.base import Student
+from longrl.models.lora import add_lora
 from longrl.models.prompt import Prompt
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.cache import EmbeddingCache
@@ -58,8 +60,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     torch.manual_seed(job["seed"])
     student = families.load(job["model"], settings.dtype, device)
     shards = make_shards(settings.sequence_parallel, student.heads)
-    if settings.freeze_vision:
-        student.freeze("tower", "projector")
+    student.freeze(*settings.frozen)
+    add_lora(student, settings.lora)
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
 
     special = set(student.tokenizer.all_special_ids)
@@ -75,7 +77,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         examples = draw(broken=list(broken))
     films = Films(student, frame_cache)
-    if settings.freeze_vision:
+    if settings.freeze_vision and not student.trains_encoders:
         films.freeze(EmbeddingCache(job["embedding_cache"], frames.embedding_cache_gib), examples.views(), messages)
 
     engine = Engine(student.model, settings, shards)
@@ -98,7 +100,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             step += phase.steps - within
         if taken % settings.checkpoint_every == 0 and step < examples.steps:
             checkpoints.save(step, recent=recent)
-    export(engine, student, Path(job["model"]), Path(job["folder"]))
+    export(engine, student, Path(job["model"]), Path(job["folder"]), settings.lora)
     if rank == 0:
         unsaved = {"checkpoints_failed": checkpoints.failed}
         messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=resumed, **unsaved)
@@ -205,7 +207,8 @@ def attach_videos(share: Share, films: Films) -> None:
     seen = [view for views in share.views for view in views]
     found = iter(films.embeds(seen) if seen else ())
     for group, views in zip(share.groups, share.views, strict=True):
-        group.embeds = tuple(next(found) for _ in views)
+        parts = (films.student.split(view.kind, view.plan, next(found)) for view in views)
+        group.embeds = tuple(chain.from_iterable(parts))
 
 
 def build(student: Student, everything: Sequence[Example], replica: int, replicas: int) -> Share:
@@ -228,7 +231,7 @@ def build(student: Student, everything: Sequence[Example], replica: int, replica
     for example in mine:
         if not example.views:
             continue
-        seen = [student.medium(view.kind, view.plan) for view in example.views]
+        seen = [student.media(view.kind, view.plan) for view in example.views]
         prompts = [student.chat.prompt(turn.prompt, seen) for turn in example.turns]
         answers = [tokenize(student.chat, turn.response, turn.weights) for turn in example.turns]
         group = question_group(prompts, (), [ids for ids, _ in answers])

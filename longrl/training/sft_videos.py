@@ -14,8 +14,9 @@ from torch import Tensor
 
 from longrl.models.base import Student
 from longrl.mrsp.cache import EmbeddingCache
-from longrl.mrsp.encode import encode_together, encode_videos
+from longrl.mrsp.encode import encode, encode_together, encode_videos, read
 from longrl.training.rank import Messages
+from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
 from longrl.video.views import View
 
@@ -35,7 +36,7 @@ class Films:
         """
         films = list(dict.fromkeys(views))
         width = self.student.width * self.student.dtype.itemsize
-        size = sum(self.student.medium(film.kind, film.plan).tokens * width for film in films)
+        size = sum(medium.tokens * width for film in films for medium in self.student.media(film.kind, film.plan))
         if cache.limit is not None and size > cache.limit:
             if dist.get_rank() == 0:
                 messages.warn(
@@ -52,9 +53,8 @@ class Films:
     def embeds(self, views: Sequence[View]) -> list[Tensor]:
         """One (tokens, W) a view, all in one call of the tower where it is needed."""
         if self.cache is None:
-            cut = [self.student.patches(self.frames.get(v.video_id, v.path, v.plan), v.kind) for v in views]
             with torch.set_grad_enabled(self.student.trains_encoders):
-                return self.student.encode([pixels for pixels, _ in cut], [grid for _, grid in cut])
+                return encode(self.student, [read(self.frames, view) for view in views])
         found = encode_videos(self.student, self.cache, self.frames, views, tower=self._tower)
         return [found[view.video_id, view.plan.digest].embeds.to(self.student.device) for view in views]
 
@@ -70,7 +70,9 @@ def decode(views: Sequence[View], cache: FrameCache, messages: Messages) -> dict
     for number, video_id in enumerate(mine):
         wanted = by_video[video_id]
         try:
-            cache.get_many(video_id, wanted[0].path, [view.plan for view in wanted])
+            cache.get_many(video_id, wanted[0].path, [view.plan for view in wanted if view.plan.times])
+            for span in {view.plan.audio for view in wanted if view.plan.audio}:
+                SoundCache(cache.folder).get(video_id, wanted[0].path, span)
         except DecodeError as error:
             failures[video_id] = str(error)
         if rank == 0:

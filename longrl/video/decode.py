@@ -43,7 +43,7 @@ def read_frames(path: str | Path, plan: FramePlan) -> np.ndarray:
     The frame shown at time t is the last one that starts at or before t; times past the end take the last frame.
     Raises `DecodeError` with the decoder's reason. For plans whose frames fit into memory several times.
     """
-    return _apart(_read, (str(path), plan))
+    return decode_apart(_read, (str(path), plan))
 
 
 class FrameCache:
@@ -57,13 +57,14 @@ class FrameCache:
         return self.get_many(video_id, path, [plan])[0]
 
     def get_many(self, video_id: str, path: str | Path, plans: Sequence[FramePlan]) -> list[np.ndarray]:
-        """One array per plan, in order; what is missing is decoded in one pass per frame size."""
+        """One array per plan that has frames, in order; what is missing is decoded in one pass per frame size."""
+        plans = [plan.pictures for plan in plans if plan.times]
         missing: dict[tuple[int, int], list[tuple[FramePlan, Path]]] = defaultdict(list)
         for plan in dict.fromkeys(plans):
             if not (file := self._file(video_id, plan)).exists():
                 missing[plan.height, plan.width].append((plan, file))
         for wanted in missing.values():
-            _apart(_store, (str(path), wanted))
+            decode_apart(_store, (str(path), wanted))
         return [np.load(self._file(video_id, plan), mmap_mode="r") for plan in plans]
 
     def _file(self, video_id: str, plan: FramePlan) -> Path:
@@ -98,7 +99,7 @@ def each_frame(path: str | Path, plan: FramePlan) -> Iterator[np.ndarray]:
         raise DecodeError(_brief(error)) from error
 
 
-def _apart(work: Callable[[tuple[str, Job]], Result], job: tuple[str, Job]) -> Result:
+def decode_apart(work: Callable[[tuple[str, Job]], Result], job: tuple[str, Job]) -> Result:
     """Do work on a file in a worker process; a lost worker is a `DecodeError` of the file."""
     if not Path(job[0]).is_file():
         raise DecodeError("the file is gone; run again to ingest the folder as it is now")

@@ -5,6 +5,9 @@ every story. In each scene one coloured agent appears near the middle, walks to 
 gone; the light changes once between two scenes. An agent is on screen for only about half of its scene, so a viewer
 who takes few frames misses some of the story, and more frames really do help.
 
+A story may have a sound track. Then each agent makes one of four sounds while it is on screen, low or high, held or in
+beats, and nothing in the pictures tells which.
+
 `write_corpus` puts the films in one folder and `write_truth` what happens in them in another place: teachers and
 students are only ever given the first. Everything follows from the seed, to the byte, so disjoint seed ranges
 (`range(first, first + count)`) are disjoint corpora.
@@ -17,7 +20,9 @@ import os
 import random
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +47,10 @@ LIGHTS = {
     "dusk": ((195, 155, 140), (130, 125, 95)),
     "night": ((75, 75, 105), (60, 80, 70)),
 }  # name -> sky RGB, ground RGB
+SOUNDS = {"hums": (220.0, 0.0), "whistles": (1100.0, 0.0), "drums": (220.0, 2.0), "beeps": (1100.0, 2.0)}
+# what an agent does -> pitch in Hz, beats a second (half of each is silent; 0: the sound is held)
+SAMPLE_RATE = 16_000  # samples a second of the sound track
+LOUD, FADE, HISS = 0.3, 0.01, 0.002  # amplitude; seconds of fading in and out; of the noise that is always there
 
 
 @dataclass(frozen=True)
@@ -66,14 +75,18 @@ class Story:
     seed: int
     layout: dict[str, str]  # corner -> place
     scenes: tuple[Scene, ...]
+    sounds: tuple[str, ...] = ()  # what the agent of each scene does; none: a silent film
 
     @property
     def duration(self) -> float:
         return self.scenes[-1].end
 
 
-def make_story(seed: int, scenes: int = 4) -> Story:
-    """The story of a seed: `scenes` (at most 6) different agents, each drawn with its landmark, light and timing."""
+def make_story(seed: int, scenes: int = 4, sound: bool = False) -> Story:
+    """The story of a seed: `scenes` (at most 6) different agents, each drawn with its landmark, light and timing.
+
+    With `sound` each also has a sound; everything else stays as it is without.
+    """
     rng = random.Random(f"story {seed}")
     layout = dict(zip(CORNERS, rng.sample(PLACES, len(PLACES)), strict=True))
     actors = rng.sample(sorted(AGENTS), scenes)
@@ -100,7 +113,8 @@ def make_story(seed: int, scenes: int = 4) -> Story:
                 origin=(SIZE // 2 + rng.randint(-6, 6), SIZE // 2 + rng.randint(-6, 6)),
             )
         )
-    return Story(seed=seed, layout=layout, scenes=tuple(told))
+    heard = random.Random(f"sounds of story {seed}").choices(list(SOUNDS), k=scenes) if sound else ()
+    return Story(seed=seed, layout=layout, scenes=tuple(told), sounds=tuple(heard))
 
 
 def render_frames(story: Story, times: np.ndarray) -> np.ndarray:
@@ -122,8 +136,25 @@ def render_frames(story: Story, times: np.ndarray) -> np.ndarray:
     return frames
 
 
+def render_sound(story: Story) -> np.ndarray:
+    """The sound track, float32 (samples,), mono at `SAMPLE_RATE`: each agent's sound while it is on screen."""
+    total = round(story.duration * SAMPLE_RATE)
+    track = np.random.default_rng(story.seed).normal(0.0, HISS, total).astype(np.float32)
+    for scene, name in zip(story.scenes, story.sounds, strict=True):
+        first, last = round(scene.appears * SAMPLE_RATE), round(scene.leaves * SAMPLE_RATE)
+        time = np.arange(last - first) / SAMPLE_RATE
+        pitch, beats = SOUNDS[name]
+        beat, within = (1 / beats, time % (1 / beats)) if beats else (2 * time[-1], time)
+        shape = np.minimum(np.minimum(within, (beat / 2 if beats else time[-1]) - within) / FADE, 1.0).clip(0.0)
+        track[first:last] += (LOUD * shape * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+    return track
+
+
 def write_film(path: Path, story: Story) -> None:
-    """Encode one story as H.264 in mp4. The file appears whole or not at all; the same story gives the same bytes."""
+    """Encode one story as H.264, and AAC where it has sound, in mp4.
+
+    The file appears whole or not at all; the same story gives the same bytes.
+    """
     import av
 
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -133,20 +164,35 @@ def write_film(path: Path, story: Story) -> None:
         stream.width, stream.height, stream.pix_fmt = SIZE, SIZE, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.options = {"crf": "20", "preset": "veryfast", "g": str(int(FPS * SCENE_SECONDS))}
+        heard = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono") if story.sounds else None
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
+        if heard is not None:
+            _encode_sound(container, heard, render_sound(story))
     os.replace(partial, path)
 
 
-def write_corpus(folder: Path, first_seed: int, count: int, scenes: int = 4, workers: int = 1) -> list[Path]:
+def _encode_sound(container: Any, stream: Any, track: np.ndarray) -> None:
+    import av
+
+    for start in range(0, len(track), 1024):
+        frame = av.AudioFrame.from_ndarray(track[None, start : start + 1024], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE, start, Fraction(1, SAMPLE_RATE)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_corpus(
+    folder: Path, first_seed: int, count: int, scenes: int = 4, workers: int = 1, sound: bool = False
+) -> list[Path]:
     """Write the films of seeds `first_seed … first_seed + count - 1`; those already there are left alone.
 
     Returns their paths in the order of the seeds. A film that exists is complete, because `write_film` is atomic.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"story-{seed:07d}.mp4" for seed in range(first_seed, first_seed + count)]
-    missing = [(path, first_seed + i, scenes) for i, path in enumerate(paths) if not path.exists()]
+    missing = [(path, first_seed + i, scenes, sound) for i, path in enumerate(paths) if not path.exists()]
     if workers > 1 and len(missing) > 1:
         with ProcessPoolExecutor(workers) as pool:
             list(pool.map(write_one, missing, chunksize=8))
@@ -156,19 +202,21 @@ def write_corpus(folder: Path, first_seed: int, count: int, scenes: int = 4, wor
     return paths
 
 
-def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4) -> None:
+def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4, sound: bool = False) -> None:
     """What happens in each film, as JSON {film name: story}, for tests and evaluation. Keep it out of the corpus."""
     seeds = range(first_seed, first_seed + count)
-    truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes)) for seed in seeds}
+    truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes, sound)) for seed in seeds}
+    for story in truth.values() if not sound else ():
+        del story["sounds"]
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(truth, indent=1))
     os.replace(partial, path)
 
 
-def write_one(job: tuple[Path, int, int]) -> None:
-    """`write_film` for a worker process: the job is (path, seed, scenes)."""
-    path, seed, scenes = job
-    write_film(path, make_story(seed, scenes))
+def write_one(job: tuple[Path, int, int, bool]) -> None:
+    """`write_film` for a worker process: the job is (path, seed, scenes, sound)."""
+    path, seed, scenes, sound = job
+    write_film(path, make_story(seed, scenes, sound))
 
 
 def _position(scene: Scene, time: float) -> tuple[int, int]:

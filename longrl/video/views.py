@@ -46,8 +46,8 @@ def image_view(medium: Mapping[str, Any], frames: FrameSettings) -> View:
 def image_size(height: int, width: int, pixels: int, multiple: int) -> tuple[int, int]:
     """Height and width at which an image is seen: multiples of `multiple`, at most so many pixels, about as it is.
 
-    >>> image_size(480, 640, 3136, 28), image_size(50, 60, 802_816, 28)
-    ((28, 56), (56, 56))
+    >>> image_size(480, 640, 50_000, 28), image_size(50, 60, 802_816, 28)
+    ((196, 252), (56, 56))
     """
     shrink = min(1.0, math.sqrt(pixels / (height * width)))
     sides = [max(multiple, round(side * shrink / multiple) * multiple) for side in (height, width)]
@@ -61,7 +61,7 @@ def plan(
     duration: float, budget: int, frames: FrameSettings, start: float = 0.0, end: float | None = None
 ) -> FramePlan:
     """`plan_frames` at the student's frame size, remembered with its digest."""
-    return plan_frames(duration, budget, frames.height, frames.width, start, end)
+    return plan_frames(duration, budget, frames.height, frames.width, start, end, frames.audio)
 
 
 def digest_of(views: Sequence[View]) -> str:

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import pyarrow.parquet as pq
 
 from longrl.config import Settings
 from longrl.errors import LongrlError
+from longrl.limits import LIMITS
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
 
@@ -195,12 +197,15 @@ class Warehouse:
         """Return the artifact under this stage's key; `build` fills a draft only when nobody has made it yet.
 
         A draft that was left by a killed process is used again: training checkpoints in it are resumed, its tables are
-        written anew from the ledger. Raises `WarehouseError` when the disk is full or read-only.
+        written anew from the ledger. Only what is built waits for the limits of `limited`. Raises `WarehouseError` when
+        the disk is full or read-only.
         """
         key = self.key(stage, version, settings, inputs)
-        with filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"):
+        with ExitStack() as held:
+            held.enter_context(filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"))
             if stage not in self.refresh and (found := self.find(stage, key)):
                 return found
+            held.enter_context(LIMITS.get().computing())
             started = time.monotonic()
             folder = self.root / stage / f".draft-{key}"
             try:

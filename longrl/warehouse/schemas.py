@@ -17,8 +17,8 @@ class SchemaError(LongrlError):
     """A table is not what its stage promises; the message names the column, the check and some offending values."""
 
 
-CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot"])
-ANY_CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot", "general"])  # general: of no video
+CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot", "sound"])
+ANY_CATEGORY = pa.Check.isin(["temporal", "goal", "spatial", "plot", "sound", "general"])  # general: of no video
 SPLIT = pa.Check.isin(["sft", "rl", "eval"])
 
 

@@ -85,3 +85,26 @@ def test_the_truth_is_written_where_it_is_told_and_nowhere_else(tmp_path):
     assert list(truth) == [films[0].name]
     assert truth[films[0].name]["scenes"][0]["actor"] == make_story(7).scenes[0].actor
     assert list((tmp_path / "corpus").iterdir()) == films
+
+
+def test_a_story_with_sound_looks_the_same_and_sounds_as_its_truth_says(tmp_path):
+    silent, story = make_story(3), make_story(3, sound=True)
+    assert story.scenes == silent.scenes
+    assert silent.sounds == ()
+    track = stories.render_sound(story)
+    for scene, name in zip(story.scenes, story.sounds, strict=True):
+        pitch, beats = stories.SOUNDS[name]
+        sound = track[round(scene.appears * 16000) : round(scene.leaves * 16000)]
+        assert np.abs(np.fft.rfft(sound)).argmax() * 16000 / len(sound) == pytest.approx(pitch, abs=8)
+        assert (np.abs(sound) > 0.1).mean() < (0.5 if beats else 1.0)
+        assert np.abs(track[round(scene.leaves * 16000) : round(scene.end * 16000)]).max() < 0.02
+    write_film(tmp_path / "film.mp4", story)
+    assert np.array_equal(decoded(tmp_path / "film.mp4"), decoded(write_corpus(tmp_path / "silent", 3, 1)[0]))
+
+
+def test_the_same_seed_gives_the_same_bytes_with_sound_too_and_silent_truths_do_not_speak_of_it(tmp_path):
+    films = [write_corpus(tmp_path / name, 40, 2, sound=True, workers=2)[0] for name in ("one", "two")]
+    assert films[0].read_bytes() == films[1].read_bytes()
+    for sound in (False, True):
+        write_truth(tmp_path / "truth.json", 40, 1, sound=sound)
+        assert ("sounds" in json.loads((tmp_path / "truth.json").read_text())["story-0000040.mp4"]) == sound
