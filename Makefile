@@ -65,24 +65,24 @@ setup: .venv/ready ## create .venv from requirements.lock (done by every other t
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing the packages of requirements.lock into .venv"
-	@$(BIN)/uv pip sync --quiet requirements.lock
+	@$(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
 pipeline: setup ## run the whole DAG: videos -> clips -> captions -> questions -> dataset -> SFT -> RL -> evaluation -> report
-	@$(PY) -m flows.pipeline $(ARGUMENTS)
+	@$(PY) -m flows pipeline $(ARGUMENTS)
 
 dataset: setup ## run the data half only; with DRY_RUN=1 say what the teachers will cost, and stop
-	@$(PY) -m flows.dataset $(ARGUMENTS) $(if $(DRY_RUN),--estimate)
+	@$(PY) -m flows dataset $(ARGUMENTS) $(if $(DRY_RUN),--estimate)
 
 train: setup ## run up to the RL checkpoint
-	@$(PY) -m flows.train $(ARGUMENTS)
+	@$(PY) -m flows train $(ARGUMENTS)
 
 evaluate: setup ## run up to the evaluation; with BENCHMARK=videomme DATA=folder have MODEL answer that instead
-	@$(PY) -m $(if $(BENCHMARK),flows.benchmark $(QUIZ),flows.evaluate) $(ARGUMENTS)
+	@$(PY) -m $(if $(BENCHMARK),flows benchmark $(QUIZ),flows evaluate) $(ARGUMENTS)
 
 rerun: setup ## compute one stage anew: make rerun STAGE=caption [VIDEO=id] [REDO=rejects] [UPSTREAM=segment/key]
-	@$(PY) -m flows.stage $(ARGUMENTS) --stage "$(STAGE)" --redo "$(REDO)" $(if $(VIDEO),--video "$(VIDEO)") \
+	@$(PY) -m flows stage $(ARGUMENTS) --stage "$(STAGE)" --redo "$(REDO)" $(if $(VIDEO),--video "$(VIDEO)") \
 	  $(if $(UPSTREAM),--upstream "$(UPSTREAM)")
 
 ui: setup ## start a Prefect server, a worker and all deployments: run, schedule and watch in the browser; Ctrl-C ends it
@@ -92,13 +92,13 @@ export: setup ## write the newest dataset for others: make export FORMAT=hugging
 	@$(BIN)/longrl export "$(FORMAT)" "$(OUT)" --warehouse "$(WAREHOUSE)"
 
 config: setup ## print the resolved configuration and stop
-	@$(PY) -m flows.pipeline $(ARGUMENTS) --dry-run
+	@$(PY) -m flows pipeline $(ARGUMENTS) --dry-run
 
 doctor: setup ## say whether this machine, the servers and folders are fit for RECIPE=… SET=…, with remedies
 	@$(PY) -m flows.doctor $(ARGUMENTS) $(if $(STAGE),--stage "$(STAGE)")
 
 logs: setup ## print the logs of a run (RUN=its id or a part of its name; else the newest), and follow it to its end
-	@$(PY) -m flows.logs $(if $(RUN),--run "$(RUN)") $(ARGS)
+	@$(PY) -m flows logs $(if $(RUN),--run "$(RUN)") $(ARGS)
 
 plan: setup ## predict memory and seconds of an RL step: make plan RECIPE=qwen2.5-vl-7b GPUS=8 FRAMES=512
 	@$(BIN)/longrl plan --recipe "$(RECIPE)" --gpus "$(GPUS)" --gpu-gib "$(GPU_GIB)" $(if $(FRAMES),--frames $(FRAMES)) \

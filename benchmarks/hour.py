@@ -29,7 +29,8 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness import RESULTS, Bar, Report
-from longrl.models.shape import PUBLISHED, Shape, from_config
+from longrl.models.published import PUBLISHED
+from longrl.models.shape import Shape, from_config
 from longrl.mrsp import costs
 
 if TYPE_CHECKING:

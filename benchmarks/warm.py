@@ -1,7 +1,7 @@
 """How long a second `make dataset` takes on 18,000 videos of which nothing has changed.
 
 A folder of 18,000 small films is made: one rendered film of four seconds, and copies of it with a tail of their own, so
-that every file has its own bytes. Two runs of `python -m flows.dataset` follow, as `make dataset` starts it. The first
+that every file has its own bytes. Two runs of `python -m flows dataset` follow, as `make dataset` starts it. The first
 one names, probes, cuts, captions and questions every film for real (most of this benchmark's time). The second one is
 what is measured, with all it does: starting Python and Prefect's server, listing the folder, finding 18,000 names in
 the ledger, looking up each stage's artifact and rebuilding the catalog of all tables. The same on 10 films shows how
@@ -79,7 +79,7 @@ def flow(folder: Path) -> tuple[float, str]:
     environment = os.environ | {"PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "flows.dataset", *paths, *sets],
+        [sys.executable, "-m", "flows", "dataset", *paths, *sets],
         cwd=ROOT,
         env=environment,
         text=True,

@@ -10,6 +10,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +20,16 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
+from flows.bootstrap import bootstrap
 from longrl.errors import LongrlError
 
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "longrl"
+POOLS = {"LONGRL_DATA_POOL": POOL, "LONGRL_GPU_POOL": POOL}  # variables of prefect.yaml, with their defaults
 TAG = "longrl"
 
 
@@ -35,26 +40,27 @@ class RegistrationError(LongrlError):
 def register(path: Path = FILE) -> list[str]:
     """Make the server hold exactly what the file lists, and return the names of its deployments.
 
-    Raises `RegistrationError` when Prefect refuses a deployment.
+    What all runs on it need (`flows.bootstrap`) is created first. Raises `RegistrationError` when Prefect refuses a
+    deployment.
     """
     listed = yaml.safe_load(path.read_text())["deployments"]
-    asyncio.run(make_pool())
+    environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": "", **POOLS} | os.environ
+    bootstrap(get_current_settings().api.url or "")
+    asyncio.run(make_pools({environment[name] for name in POOLS}))
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-    environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": ""} | os.environ
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RegistrationError(f"prefect deploy --prefect-file {path}:\n{done.stdout}{done.stderr}")
     return asyncio.run(drop_unlisted(listed))
 
 
-async def make_pool() -> None:
-    """The work pool of process workers, unless it is there; what a person changed in it stays."""
+async def make_pools(names: Collection[str]) -> None:
+    """Work pools of process workers, those that are there excepted: they may be of another type, or changed by hand."""
     template = ProcessWorker.get_default_base_job_template()
     async with get_client() as client:
-        try:
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        except ObjectAlreadyExists:
-            return
+        for name in sorted(names):
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
 
 
 async def drop_unlisted(listed: list[dict[str, Any]]) -> list[str]:
@@ -81,6 +87,8 @@ def key(item: dict[str, Any]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
+    if not get_current_settings().api.url:
+        sys.exit("error: PREFECT_API_URL names no server; for instance http://127.0.0.1:4200/api")
     try:
         names = register(*map(Path, sys.argv[1:2]))
     except LongrlError as error:

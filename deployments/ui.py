@@ -4,12 +4,14 @@ The server is a process of its own rather than the temporary one that flows star
 written by one process only, whatever runs at the same time. Server and worker each lead a session, so that a Ctrl-C
 reaches this process alone and the end comes in order: the runs end and report themselves as crashed while worker and
 server are still there (a worker that is ended first kills them, and they stay `Running` for ever), then the worker,
-then the server, and last whatever is left of their sessions.
+then the server, and last whatever is left of their sessions. A server or a worker that is killed is started again: runs
+wait for the server, and end with their worker (`deployments.lifeline`).
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import shlex
 import signal
@@ -17,47 +19,43 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 import filelock
 from prefect.settings import PREFECT_HOME
 
-from deployments.register import FILE, POOL, ROOT
+from deployments.part import Part
+from deployments.register import FILE, POOL, POOLS, ROOT
 from flows.arguments import config_of, fail_in_words, parser
-from longrl.errors import LongrlError
+from flows.server import ADDRESS, HOST, SETTINGS, USERS, ServerError, healthy, wait_for, write_address
 
-HOST = "127.0.0.1"
-START = 180.0  # seconds that a server may take to start
-GRACE = {"worker": 15.0, "server": 8.0}  # seconds to end by themselves
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-RUN_GRACE = 30.0  # seconds that all runs together may take to end
-
-
-class ServerError(LongrlError):
-    """The server or its worker could not be started, or ended by itself; the message names the remedy or the log."""
+LET_GO = 10.0  # seconds that the server of a command that has just ended may take to end too
 
 
 def environment(port: int, arguments: list[str]) -> dict[str, str]:
     """What server, worker and runs must know of this server; `arguments` are what forms start with."""
     api = f"http://{HOST}:{port}/api"
     return os.environ | {
+        **SETTINGS,
         "PREFECT_API_URL": api,
         "PREFECT_UI_API_URL": api,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",  # flows keep it for the stages' lines; here it is a file
         "LONGRL_ROOT": str(ROOT),
         "LONGRL_ARGUMENTS": shlex.join(arguments),
+        **POOLS,
     }
 
 
 @contextmanager
-def sole_user(home: Path) -> Iterator[None]:
-    """Hold the folder of Prefect's database; raises `ServerError` when another `make ui` has it."""
+def sole_user(home: Path) -> Iterator[int]:
+    """Hold the folder of Prefect's database; yields the lock that commands wait for until there is a server.
+
+    Raises `ServerError` when another `make ui` has the folder, or a command with a server of its own.
+    """
     home.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(home / "longrl-ui.lock")
     try:
@@ -67,8 +65,25 @@ def sole_user(home: Path) -> Iterator[None]:
             f"another `make ui` keeps its database in {home}; give this one a folder of its own: "
             "make ui PORT=4201 PREFECT_HOME=/another/folder"
         ) from None
-    with lock:
-        yield
+    with lock, (home / USERS).open("w") as users:
+        deadline = time.monotonic() + LET_GO
+        while not free(users.fileno()):
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"a command is running that keeps its database in {home}; wait until it has ended, or give this "
+                    "server a folder of its own: make ui PREFECT_HOME=/another/folder"
+                )
+            time.sleep(0.2)
+        yield users.fileno()
+
+
+def free(users: int) -> bool:
+    """Take the lock that commands share while they use a server, if none does."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def check_port(port: int) -> None:
@@ -84,103 +99,42 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def start(*command: str, log: Path, env: dict[str, str]) -> subprocess.Popen[bytes]:
-    """Start `prefect <command>` as the leader of a session, its output appended to a log."""
-    with log.open("ab") as output:
-        full = [sys.executable, "-m", "prefect", "--no-prompt", *command]
-        return subprocess.Popen(
-            full,
-            cwd=ROOT,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    """Return when the server answers; raises `ServerError` when it ends or takes longer than `START`."""
-    deadline = time.monotonic() + START
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.3)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-    raise ServerError(f"the Prefect server did not start; the end of {log}:\n{tail}")
-
-
-def end(name: str, process: subprocess.Popen[bytes]) -> None:
-    """Ask a process to end, its runs first, and end whatever is then left of its session."""
-    end_children(process.pid)
-    process.terminate()
-    try:
-        process.wait(GRACE[name])
-    except subprocess.TimeoutExpired:
-        print(f"the {name} takes too long; killing it", file=sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in session(process.pid):
-            tell(pid, number)
-        deadline = time.monotonic() + 5.0
-        while session(process.pid) and time.monotonic() < deadline:
-            process.poll()
-            time.sleep(0.1)
-
-
-def end_children(leader: int) -> None:
-    """Ask the children of a session's leader to end, and give them time to."""
-    children = {pid for pid, parent in session(leader).items() if parent == leader}
-    for pid in children:
-        tell(pid, signal.SIGTERM)
-    deadline = time.monotonic() + RUN_GRACE
-    while children & session(leader).keys() and time.monotonic() < deadline:
-        time.sleep(0.2)
-
-
-def tell(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process that may have ended meanwhile."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def session(leader: int) -> dict[int, int]:
-    """Processes of a session that still run, each with its parent."""
-    members = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent, _, sid = stat.read_text(errors="replace").rpartition(")")[2].split()[:4]
-        except (OSError, ValueError):  # it ended while we looked
-            continue
-        if int(sid) == leader and state != "Z":
-            members[int(stat.parent.name)] = int(parent)
-    return members
-
-
-def serve(port: int, home: Path, arguments: list[str], file: Path = FILE) -> None:
-    """Run server and worker until one ends or this process is interrupted; nothing is left behind."""
+def serve(port: int, home: Path, users: int, arguments: list[str], file: Path = FILE) -> None:
+    """Run server and worker until this process is interrupted, or one can't be kept; nothing is left behind."""
     env = environment(port, arguments)
-    logs = {name: home / f"{name}.log" for name in GRACE}
-    running: dict[str, subprocess.Popen[bytes]] = {}
+    url = env["PREFECT_API_URL"]
+    parts: list[Part] = []
     try:
         print(f"starting the Prefect server on port {port} ...", flush=True)
-        running["server"] = start("server", "start", "--host", HOST, "--port", str(port), log=logs["server"], env=env)
-        wait_until_healthy(running["server"], env["PREFECT_API_URL"], logs["server"])
+        parts.append(server := Part("server", ["flows.serve", "--port", str(port)], env, home))
+        wait_for(server.process, lambda: healthy(url), server.log)
         if subprocess.run([sys.executable, "-m", "deployments.register", str(file)], cwd=ROOT, env=env).returncode:
             raise ServerError(f"not everything of {file} could be registered")
-        running["worker"] = start("worker", "start", "--pool", POOL, "--type", "process", log=logs["worker"], env=env)
-        print(f"\n  http://{HOST}:{port}\n\nlogs: {home}/server.log, worker.log; Ctrl-C ends both", flush=True)
-        while all(process.poll() is None for process in running.values()):
-            time.sleep(0.5)
-        ended = next(name for name, process in running.items() if process.poll() is not None)
-        raise ServerError(f"the {ended} ended by itself; its last words are in {logs[ended]}")
+        worker = ["prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
+        parts.append(Part("worker", worker, env, home))
+        with found_by_commands(home, users, url):
+            print(f"\n  http://{HOST}:{port}\n\nlogs: {home}/server.log, worker.log; Ctrl-C ends both", flush=True)
+            while True:
+                for part in parts:
+                    part.keep()
+                time.sleep(0.5)
     finally:
         for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
         print("\nending the runs, the worker and the server ...", flush=True)
-        for name in reversed(list(running)):
-            end(name, running[name])
+        for part in reversed(parts):
+            part.end()
+
+
+@contextmanager
+def found_by_commands(home: Path, users: int, url: str) -> Iterator[None]:
+    """Have commands with the same PREFECT_HOME use this server."""
+    write_address(home, url)
+    fcntl.flock(users, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        (home / ADDRESS).unlink(missing_ok=True)
 
 
 def interrupt(_: int, __: FrameType | None) -> None:
@@ -202,9 +156,9 @@ def main() -> None:
         config_of(parser("What forms start with.").parse_args(arguments))  # fails once here, not in each deployment
         check_port(options.port)
         home = PREFECT_HOME.value()
-        with sole_user(home):
+        with sole_user(home) as users:
             try:
-                serve(options.port, home, arguments, options.file.absolute())
+                serve(options.port, home, users, arguments, options.file.absolute())
             except KeyboardInterrupt:
                 print("ended", flush=True)
 

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from prefect import Flow
 
-from flows.runner import on_runner
+from flows.server import prefect_server
 from longrl.config import ConfigError, PipelineConfig, load_config, recipes
 from longrl.errors import LongrlError
 
@@ -80,7 +80,8 @@ def main(
         if options.dry_run:
             print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), end="")
         elif estimate is not None and options.estimate:
-            estimate(config)
+            with prefect_server():
+                estimate(config)
         else:
-            with on_runner(run, config) as started:
-                started(config)
+            with prefect_server():
+                run(config)

@@ -12,7 +12,7 @@ from typing import Literal
 from prefect import flow
 
 from flows.arguments import config_of, fail_in_words, parser
-from flows.runner import on_runner
+from flows.server import prefect_server
 from flows.stages import Stages
 from longrl.config import PipelineConfig
 from longrl.warehouse.artifacts import Warehouse
@@ -29,8 +29,8 @@ def benchmark(config: PipelineConfig, redo: Literal["", "all", "rejects"] = "") 
     from longrl.evaluation.results import print_results
 
     refresh = frozenset({"benchmark"} if redo else ())
-    stages = Stages(config, Warehouse(config.warehouse, refresh, forget=redo == "all"))
-    made = stages.benchmark()
+    with Stages(config, Warehouse(config.warehouse, refresh, forget=redo == "all")) as stages:
+        made = stages.benchmark()
     print_results(Path(made.path))
     print(f"leaderboard: {leaderboard(stages.warehouse)}", flush=True)
     return made.path
@@ -53,5 +53,5 @@ if __name__ == "__main__":
             sets.append(f"benchmark.budgets=[{', '.join(options.frames.replace(',', ' ').split())}]")
         options.set = sets + options.set
         config = config_of(options)
-        with on_runner(benchmark, config) as run:
-            run(config, options.redo)
+        with prefect_server():
+            benchmark(config, options.redo)

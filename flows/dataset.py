@@ -13,9 +13,9 @@ from tasks.keys import export_key
 @flow(name="dataset", flow_run_name="{config.recipe} · seed {config.seed}")
 def dataset(config: PipelineConfig) -> str:
     """The data half: from videos to curated questions. Returns the path of the last artifact."""
-    stages = Stages(config)
-    stages.until("curate")
-    stages.rate_pretrained()
+    with Stages(config) as stages:
+        stages.until("curate")
+        stages.rate_pretrained()
     return stages.refs.get("difficulty", stages.refs["curate"]).path
 
 
@@ -24,8 +24,8 @@ def estimate(config: PipelineConfig) -> str:
     """What captions and questions will cost; cuts the clips, which is free, and asks no teacher for anything paid."""
     from longrl.data.estimate import estimate as run
 
-    stages = Stages(config)
-    stages.until("segment")
+    with Stages(config) as stages:
+        stages.until("segment")
     export_key(config.caption.server)
     export_key(config.reason.server)
     text = run(config, stages.refs["ingest"], stages.refs["segment"], stages.warehouse)

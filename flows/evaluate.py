@@ -12,7 +12,8 @@ from longrl.config import PipelineConfig
 @flow(name="evaluate", flow_run_name="{config.recipe} · seed {config.seed}")
 def evaluate(config: PipelineConfig) -> str:
     """Up to the evaluation of base, SFT and RL. Returns the path of the last artifact."""
-    return Stages(config).until("evaluate").path
+    with Stages(config) as stages:
+        return stages.until("evaluate").path
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from prefect.client.schemas.objects import FlowRun, Log
 from prefect.client.schemas.sorting import FlowRunSort
 
 from flows.arguments import fail_in_words
+from flows.server import prefect_server
 from longrl.errors import LongrlError
 from longrl.training.launch import WRITE_TO
 
@@ -88,7 +89,7 @@ def main() -> None:
     arguments.add_argument("--run", default="", help="the run's id or a part of its name; else the newest run")
     arguments.add_argument("--no-follow", action="store_true", help="print what is there and stop")
     options = arguments.parse_args()
-    with fail_in_words(), get_client(sync_client=True) as client:
+    with fail_in_words(), prefect_server(), get_client(sync_client=True) as client:
         run = find(client, options.run)
         print(f"{run.name} ({run.id}), {run.state_name}", flush=True)
         messages = []

@@ -23,8 +23,8 @@ def pipeline(config: PipelineConfig) -> Path:
 
     started = time.monotonic()
     run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{config.recipe}-{secrets.token_hex(2)}"
-    stages = Stages(config)
-    stages.until("evaluate")
+    with Stages(config) as stages:
+        stages.until("evaluate")
     page = report(config, stages.refs, stages.warehouse, run_id, minutes=(time.monotonic() - started) / 60)
     show_results(page)
     print_results(page)

@@ -7,6 +7,7 @@ bytes of this stage's artifact changed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -14,12 +15,12 @@ from prefect import Flow, flow
 from pydantic import create_model
 
 from flows.arguments import config_of, fail_in_words, parser
-from flows.runner import on_runner
+from flows.server import prefect_server
 from flows.stages import ORDER, Stages
 from longrl.config import PipelineConfig, Settings, load_config
-from longrl.doctor.needs import stages
+from longrl.doctor.needs import stages as needed
 from longrl.errors import LongrlError
-from longrl.warehouse.artifacts import Warehouse
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from longrl.warehouse.lineage import LATEST, lineage
 
 BY_VIDEO = ("caption", "reason")  # stages that can do a single video anew
@@ -56,12 +57,18 @@ def run_stage(
     if video and stage not in BY_VIDEO:
         raise LongrlError(f"{stage} is computed as a whole; a single video is for {' and '.join(BY_VIDEO)}")
     warehouse = Warehouse(config.warehouse, frozenset({stage} if refresh else ()), redo == "all", video)
-    given = lineage(warehouse, [name for name in stages(config, stage) if name != stage], upstream) if upstream else {}
+    given = lineage(warehouse, [name for name in needed(config, stage) if name != stage], upstream) if upstream else {}
     if video:
-        videos = given.get("ingest") or Stages(config, warehouse, given).until("ingest")
+        videos = given.get("ingest") or computed(config, warehouse, given, "ingest")
         if video not in videos.table()["video_id"]:
             raise LongrlError(f"there is no video {video!r}; the catalog's table `videos` lists them")
-    return Stages(config, warehouse, given).until(stage).path
+    return computed(config, warehouse, given, stage).path
+
+
+def computed(config: PipelineConfig, warehouse: Warehouse, given: Mapping[str, ArtifactRef], stage: str) -> ArtifactRef:
+    """The artifact of one stage, from those that are given."""
+    with Stages(config, warehouse, given) as stages:
+        return stages.until(stage)
 
 
 def form(stage: str) -> type[Settings]:
@@ -125,5 +132,5 @@ if __name__ == "__main__":
         config = config_of(options)
         other_data = config.videos or config.imported.path
         upstream = options.upstream if options.upstream is not None else "" if other_data else LATEST
-        with on_runner(one_stage, config) as run:
-            run(config, options.stage, upstream, options.redo, options.video)
+        with prefect_server():
+            one_stage(config, options.stage, upstream, options.redo, options.video)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from flows.doctor import gate
+from flows.runner import runner
 from flows.shown import label
 from longrl.config import PipelineConfig
 from longrl.data.exchange.importing import no_captions, no_videos, shows_videos
@@ -34,7 +36,7 @@ OPTIONAL = ("verify", "difficulty")  # left out until a setting asks for them
 
 
 class Stages:
-    """One run through the DAG: what each stage made, printed as it is made.
+    """One run through the DAG: what each stage made, printed as it is made; `with Stages(config) as stages:`.
 
     A stage whose artifact is `given` is not run, whatever its settings are.
     """
@@ -46,13 +48,20 @@ class Stages:
         self.warehouse = warehouse or Warehouse(config.warehouse)
         self.given = dict(given or {})
         self.refs: dict[str, ArtifactRef] = {}
-        label(config)
+        self._opened = ExitStack()
+
+    def __enter__(self) -> Stages:
+        label(self.config)
+        self._run = self._opened.enter_context(runner(self.config))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._opened.__exit__(*error)
 
     def run(self, stage: Any, *inputs: Any) -> ArtifactRef:
         """Run one stage, remember its artifact and print its line."""
         if (ref := self.given.get(stage.name)) is None:
-            start = stage.submit if self.config.runner == "ray" else stage  # only what is submitted reaches Ray
-            ref = start(*inputs, self.warehouse, return_state=True).result()
+            ref = self._run(stage, *inputs, self.warehouse)
         self.refs[ref.stage] = ref
         print(stage_line(ref), flush=True)
         return ref

@@ -12,7 +12,8 @@ from longrl.config import PipelineConfig
 @flow(name="train", flow_run_name="{config.recipe} · seed {config.seed}")
 def train(config: PipelineConfig) -> str:
     """Up to the RL checkpoint. Returns the path of the last artifact."""
-    return Stages(config).until("rl").path
+    with Stages(config) as stages:
+        return stages.until("rl").path
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 longrl diff latest~1 latest                     what changed between two versions of the dataset
 longrl export huggingface out/                  the newest dataset in another project's format
 longrl import video-r1 set.json --videos films/   questions written elsewhere, into the warehouse
+longrl puzzles images folder                    small questions on images or text, for tiny students
 longrl plan --recipe qwen2.5-vl-7b --gpus 8     memory and seconds of an RL step, before it is run
 longrl compare latest~1 latest                  two evaluated models on the same questions
 longrl leaderboard                              the page of all evaluated models, written anew
@@ -42,9 +43,17 @@ def parser() -> argparse.ArgumentParser:
     taken = commands.add_parser("import", parents=[shared], help="take questions written elsewhere as a dataset")
     taken.add_argument("format", help="huggingface, llava, longvideo-reason or video-r1")
     taken.add_argument("path", help="file or folder of the dataset")
-    taken.add_argument("--videos", required=True, help="folder of the videos it asks about")
+    taken.add_argument("--videos", default="", help="folder of the videos it asks about, if it does")
     taken.add_argument("--split", default="sft", help="split of rows that name none: sft, rl or eval")
-    taken.add_argument("--category", default="", help="category of rows that name none: temporal, goal, spatial, plot")
+    taken.add_argument(
+        "--category", default="", help="category of rows that name none: temporal, goal, spatial, plot, general"
+    )
+
+    puzzles = commands.add_parser("puzzles", help="write small questions with known answers, as a LLaVA dataset")
+    puzzles.add_argument("kind", choices=("text", "images"), help="what they are about")
+    puzzles.add_argument("out", help="a folder that is not there yet")
+    puzzles.add_argument("--count", type=int, default=3000, help="how many, for all splits together")
+    puzzles.add_argument("--seed", type=int, default=0, help="of what is drawn")
 
     compare = commands.add_parser("compare", parents=[shared], help="two evaluated models on the same questions")
     for name, words in (("first", "before"), ("second", "after")):
@@ -97,15 +106,25 @@ def export(options: argparse.Namespace) -> None:
 
 def take(options: argparse.Namespace) -> None:
     from longrl.config import parse_config
-    from longrl.data.exchange.importing import import_dataset
+    from longrl.data.exchange.importing import import_dataset, no_videos
     from longrl.data.ingest import ingest
     from longrl.warehouse.artifacts import Warehouse
 
     names = {"path": options.path, "format": options.format, "split": options.split, "category": options.category}
     config = parse_config({"imported": names})
     warehouse = Warehouse(options.warehouse)
-    made = import_dataset(config.imported, ingest(config.ingest, options.videos, warehouse), warehouse)
+    videos = ingest(config.ingest, options.videos, warehouse) if options.videos else no_videos(warehouse)
+    made = import_dataset(config.imported, videos, warehouse)
     print(f"{made.rows} questions, {made.rejects} rejected, {made.path}")
+
+
+def puzzles(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from longrl.data.puzzles import write_puzzles
+
+    out = write_puzzles(options.kind, Path(options.out), options.count, options.seed)
+    print(f"{options.count} puzzles in {out}; make pipeline DATASET={out} FORMAT=llava RECIPE=tiny-{options.kind}")
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -149,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         commands = {"diff": diff, "export": export, "import": take, "plan": plan, "compare": compare}
-        commands |= {"leaderboard": leaderboard}
+        commands |= {"leaderboard": leaderboard, "puzzles": puzzles}
         commands[options.command](options)
     except LongrlError as error:
         print(f"error: {error}", file=sys.stderr)

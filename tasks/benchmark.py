@@ -1,8 +1,11 @@
 """Task `benchmark`: have a model answer a benchmark of the field."""
 
+from contextlib import nullcontext
+
 from longrl.config import BenchmarkSettings, FrameSettings
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.keys import export_key
+from tasks.limits import on_gpu
 from tasks.stage_task import stage_task
 
 
@@ -13,4 +16,5 @@ def benchmark(settings: BenchmarkSettings, frames: FrameSettings, seed: int, war
 
     export_key(settings.server)
     export_key(settings.judge)
-    return run(settings, frames, warehouse, seed)
+    with nullcontext() if settings.model.startswith("openai:") else on_gpu():
+        return run(settings, frames, warehouse, seed)

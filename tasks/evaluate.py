@@ -2,10 +2,10 @@
 
 from longrl.config import EvaluateSettings, FrameSettings
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
-from tasks.stage_task import stage_task
+from tasks.stage_task import gpu_stage_task
 
 
-@stage_task
+@gpu_stage_task
 def evaluate(
     settings: EvaluateSettings,
     frames: FrameSettings,

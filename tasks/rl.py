@@ -3,10 +3,10 @@
 from longrl.config import FrameSettings, RlSettings, TrackingSettings
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 from tasks.keys import export_key
-from tasks.stage_task import stage_task
+from tasks.stage_task import gpu_stage_task
 
 
-@stage_task
+@gpu_stage_task
 def rl(
     settings: RlSettings,
     frames: FrameSettings,

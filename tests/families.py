@@ -15,10 +15,13 @@ from torch import Tensor
 
 from longrl.config import ModelSettings
 from longrl.models.base import Student
-from longrl.models.families import class_of
+from longrl.models.families import FAMILIES, class_of
 from longrl.models.prompt import Medium, Prompt
+from longrl.models.siglip import SiglipStudent
 from longrl.models.tiny import SPECIAL, train_tokenizer
 
+# Those whose pictures may have any size; the others are in test_vila and test_llava_onevision.
+ANY_SIZE = {name: entry for name, entry in FAMILIES.items() if name.startswith("qwen")}
 TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answer>", "Describe the video. - red (A)"]
 SIZES = ModelSettings(
     hidden_size=128, layers=3, heads=4, feed_forward=256, vision_width=32, vision_depth=3, initializer_range=0.1
@@ -48,14 +51,33 @@ def noise(frames: int, height: int = 56, width: int = 56, seed: int = 0) -> np.n
     return np.random.default_rng(seed).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
 
 
+# What prompts show: (kind, frames, seconds between temporal patches).
+SHOWN = {
+    "text": [],
+    "image": [("image", noise(1), 1.0)],
+    "images": [("image", noise(1, seed=1), 1.0), ("image", noise(1, 28, 84, seed=2), 1.0)],
+    "video": [("video", noise(8), 1.7)],
+    "videos": [("video", noise(4, seed=3), 0.5), ("image", noise(1), 1.0), ("video", noise(6, 28, 84, seed=4), 3.0)],
+}
+CASES = [
+    (family, modality)
+    for family, entry in FAMILIES.items()
+    for modality, shown in SHOWN.items()
+    if {kind for kind, _, _ in shown} <= set(entry.kinds)
+]
+
+
 def look(student: Student, shown: Sequence[tuple[str, np.ndarray, float]]) -> tuple[list[Medium], tuple[Tensor, ...]]:
     """Media, given as (kind, frames, seconds between temporal patches), and their embeddings."""
     media, embeds = [], []
     for kind, frames, spacing in shown:
+        if kind == "video" and isinstance(student, SiglipStudent):
+            frames = noise(len(frames), student.side, student.side)  # its tower knows no other size
         pixels, grid = student.patches(frames, kind)
         with torch.no_grad():
             embeds += student.encode([pixels], [grid])
-        media.append(student.chat.video(grid, spacing) if kind == "video" else student.chat.image(grid))
+        size = frames.shape[1:3]
+        media.append(student.chat.video(grid, spacing) if kind == "video" else student.image(*size))
     return media, tuple(embeds)
 
 

@@ -26,6 +26,7 @@ from longrl.config.learning import (
     RolloutSettings,
     SftSettings,
 )
+from longrl.config.lora import LoraSettings
 from longrl.config.pipeline import (
     RECIPES,
     PipelineConfig,
@@ -55,6 +56,7 @@ __all__ = [
     "ImportSettings",
     "IngestSettings",
     "Language",
+    "LoraSettings",
     "Mixture",
     "MlflowSettings",
     "ModelSettings",

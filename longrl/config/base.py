@@ -17,12 +17,25 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 # How the work is done, not what is made: such a setting is no part of an artifact's key.
 Effort = partial(Field, json_schema_extra={"effort": True})
 
+# Came when there were artifacts already: while it has its default, which is how those were made, it is in no key.
+Later = partial(Field, json_schema_extra={"later": True})
+
 
 class ConfigError(LongrlError):
     """A setting is unknown or out of range; the message names the field and the remedy."""
 
 
-WRITTEN = {"sft": "SFT", "rl": "RL", "kl": "KL", "gib": "GiB", "mib": "MiB", "url": "URL", "api": "API", "mlp": "MLP"}
+WRITTEN = {
+    "sft": "SFT",
+    "rl": "RL",
+    "kl": "KL",
+    "gib": "GiB",
+    "mib": "MiB",
+    "url": "URL",
+    "api": "API",
+    "mlp": "MLP",
+    "lora": "LoRA",
+}
 
 
 def title(name: str, _: object = None) -> str:
@@ -77,8 +90,17 @@ class Settings(BaseModel):
         """The settings that decide what is made, as plain JSON values; an artifact's key is computed from these."""
         values: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("effort"):
+            told = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            if told.get("effort"):
                 continue
-            value = getattr(self, name)
-            values[name] = value.identity() if isinstance(value, Settings) else self.model_dump(mode="json")[name]
+            value = _plain(self, name)
+            if told.get("later") and value == _plain(type(self).model_construct(), name):
+                continue
+            values[name] = value
         return values
+
+
+def _plain(settings: Settings, name: str) -> Any:
+    """One setting as a JSON value."""
+    value = getattr(settings, name)
+    return value.identity() if isinstance(value, Settings) else settings.model_dump(mode="json", include={name})[name]

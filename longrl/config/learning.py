@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from longrl.config.base import Effort, Settings, Share
+from longrl.config.base import Effort, Later, Settings, Share
 from longrl.config.data import TeacherServer
+from longrl.config.lora import LoraSettings
 
 REWARDS = ("accuracy", "match", "format", "length", "overlong", "judge")
 
@@ -99,6 +100,9 @@ class Phase(Settings):
 class EngineSettings(Settings):
     """How a model is trained, whatever the loss: AdamW, ZeRO, ranks and what saves memory."""
 
+    lora: LoraSettings = Later(
+        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
+    )
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
@@ -110,11 +114,18 @@ class EngineSettings(Settings):
     ranks: int = Effort(
         2,
         ge=1,
-        description="Training processes on this machine, in RL each with its own rollout engine; a killed run may go "
+        description="Training processes on each machine, in RL each with its own rollout engine; a killed run may go "
         "on with another number.",
     )
+    nodes: Annotated[int, Field(ge=1)] | tuple[str, ...] = Effort(
+        1,
+        description="Machines that train together: how many of the SLURM job that this runs in, or their names, this "
+        "one first, to be reached by ssh.",
+    )
     sequence_parallel: int = Effort(
-        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
+        1,
+        ge=1,
+        description="Ranks that share each packed sequence (Ulysses); divides the ranks (of all machines) and heads.",
     )
     gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
         "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
@@ -132,13 +143,32 @@ class EngineSettings(Settings):
             raise ValueError(f"offload {offload!r} needs zero_stage {least} or higher, not {stage}")
         return offload
 
+    @field_validator("nodes")
+    @classmethod
+    def _some_nodes(cls, nodes: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        """A list names each machine once."""
+        if not isinstance(nodes, int) and (not nodes or len(set(nodes)) < len(nodes) or not all(nodes)):
+            raise ValueError(f"name at least one machine, and each once, not {list(nodes)}")
+        return nodes
+
     @field_validator("sequence_parallel")
     @classmethod
     def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
         """Groups that share sequences are of one size, so it must divide the number of ranks."""
-        if (ranks := info.data.get("ranks", degree)) % degree:
-            raise ValueError(f"the degree must divide ranks, which is {ranks}")
+        ranks = info.data.get("ranks", degree) * count(info.data.get("nodes", 1))
+        if ranks % degree:
+            raise ValueError(f"the degree must divide the ranks of all machines, which are {ranks}")
         return degree
+
+    @property
+    def machines(self) -> int:
+        """How many machines train together."""
+        return count(self.nodes)
+
+
+def count(nodes: int | tuple[str, ...]) -> int:
+    """How many machines `nodes` stands for."""
+    return nodes if isinstance(nodes, int) else len(nodes)
 
 
 class SftSettings(EngineSettings):
@@ -153,10 +183,43 @@ class SftSettings(EngineSettings):
         description="Weights of the tokens of reasoning, conclusion, answer, and of option letters in the conclusion.",
     )
     freeze_vision: bool = Field(False, description="Keep the vision tower as it is.")
+    freeze_projector: bool | None = Later(
+        None, description="Keep the projector (Qwen: the tower's merger) as it is; empty: like the tower."
+    )
+    freeze_language: bool = Later(False, description="Keep the language model as it is, its head and embedding too.")
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay.")
     checkpoint_every: int = Effort(
         100, ge=1, description="Steps between checkpoints; a killed run resumes from the last."
     )
+
+    @property
+    def frozen(self) -> set[str]:
+        """What is not trained, of tower, projector and language."""
+        projector = self.freeze_vision if self.freeze_projector is None else self.freeze_projector
+        flags = {"tower": self.freeze_vision, "projector": projector, "language": self.freeze_language}
+        return {part for part, flag in flags.items() if flag}
+
+    @model_validator(mode="after")
+    def _something_is_trained_and_kept(self) -> SftSettings:
+        if len(self.frozen) == 3:
+            raise ValueError("tower, projector and language model are all frozen; nothing would be trained")
+        text_only = ("recall_drill", "reading", "blind_questions")
+        for phase in self.phases if self.freeze_language else ():
+            if idle := [kind for kind in text_only if getattr(phase.mixture, kind)]:
+                raise ValueError(
+                    f"freeze_language leaves nothing to train on examples without a video, but phase {phase.name} has "
+                    f"{', '.join(idle)}; take them out of its mixture"
+                )
+        if not self.lora.rank:
+            return self
+        if self.freeze_language:
+            raise ValueError("freeze_language keeps LoRA's updates from being trained; set one of the two")
+        if self.lora.checkpoint != "merged" and not {"tower", "projector"} <= self.frozen:
+            raise ValueError(
+                f"lora.checkpoint={self.lora.checkpoint} leaves an adapter, which holds updates of the language model "
+                "alone, but tower or projector are trained too; set freeze_vision=true, or lora.checkpoint=merged"
+            )
+        return self
 
 
 class DifficultySettings(Settings):
@@ -284,6 +347,14 @@ class RlSettings(EngineSettings):
                     f"unknown reward {name!r}; there are {', '.join(REWARDS)}, and path/to/file.py:function"
                 )
         return rewards
+
+    @field_validator("lora")
+    @classmethod
+    def _no_dropout(cls, lora: LoraSettings) -> LoraSettings:
+        """A token's probability before and after an update, or here and in vLLM, must be the same model's."""
+        if lora.rank and lora.dropout:
+            raise ValueError(f"dropout is {lora.dropout}, but RL compares probabilities, which it would blur; set 0")
+        return lora
 
     @model_validator(mode="after")
     def _engines_fit_the_ranks(self) -> RlSettings:

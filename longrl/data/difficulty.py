@@ -15,6 +15,7 @@ import polars as pl
 from longrl.config import DifficultySettings, FrameSettings
 from longrl.evaluation.asks import Ask, Means, answer, known, media_of, plan_for, sample_seed
 from longrl.evaluation.extract import score
+from longrl.models.adapter import model_folder
 from longrl.models.chat import question_text
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, digest_folder
 
@@ -41,12 +42,13 @@ def difficulty(
         table = dataset.table()
         asked = table.filter((pl.col("split") == "rl") & (pl.col("kind") == "choice")).to_dicts()
         films = {row["video_id"]: row for row in videos.table().to_dicts()}
-        weights = digest_folder(student.file("hf"))
+        folder = model_folder(student, warehouse)
+        weights = digest_folder(folder)
         asks = plan_asks(settings, frames, asked, films, weights, seed)
         answers = known(asks, draft)
         open_asks = [ask for ask in asks if ask.readable and ask.key not in answers]
         if open_asks:
-            folders = {"student": str(student.file("hf"))}
+            folders = {"student": str(folder)}
             paths = {video: film["path"] for video, film in films.items()}
             cache, heat = frames.embedding_cache_gib, settings.temperature
             means = Means(settings.max_tokens, settings.ranks, cache, seed, heat)

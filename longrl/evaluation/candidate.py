@@ -7,6 +7,7 @@ from pathlib import Path
 
 from longrl.config import BenchmarkSettings
 from longrl.errors import LongrlError
+from longrl.models.adapter import model_folder
 from longrl.models.families import check_folder
 from longrl.teachers.server import Server
 from longrl.warehouse.artifacts import MANIFEST, ArtifactRef, Warehouse, digest_folder
@@ -47,7 +48,7 @@ def candidate(settings: BenchmarkSettings, warehouse: Warehouse) -> Candidate:
     shown, knows_form = folder.resolve().name, False
     if (artifact / MANIFEST).is_file():
         ref = at_folder(artifact, [stage for stages in STUDENTS.values() for stage in stages], "student")
-        folder, shown = ref.file("hf"), name if name in STUDENTS else f"{ref.stage}-{ref.key[:6]}"
+        folder, shown = model_folder(ref, warehouse), name if name in STUDENTS else f"{ref.stage}-{ref.key[:6]}"
         knows_form = "source" not in ref.facts()  # a model that was taken over was trained elsewhere
     return Candidate(shown, digest_folder(check_folder(folder, "MODEL")), folder, knows_form)
 

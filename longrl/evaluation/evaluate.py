@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -19,6 +20,7 @@ import polars as pl
 from longrl.config import EvaluateSettings, FrameSettings
 from longrl.evaluation.asks import Ask, Means, answer, known, media_of, plan_for, sample_seed
 from longrl.evaluation.extract import score
+from longrl.models.adapter import model_folder
 from longrl.models.chat import question_text
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse, digest_folder
@@ -44,7 +46,8 @@ def evaluate(
     def build(draft: Draft) -> None:
         split = dataset.table().filter(pl.col("split") == "eval")
         questions = split.filter(pl.col("kind") == "choice").sort("question_id").to_dicts()
-        weights = {name: digest_folder(ref.file("hf")) for name, ref in models.items()}
+        folders = {name: str(model_folder(ref, warehouse)) for name, ref in models.items()}
+        weights = {name: digest_folder(Path(folder)) for name, folder in folders.items()}
         films = {row["video_id"]: row for row in videos.table().to_dicts()}
         asks = plan_asks(settings, frames, questions, films, weights, seed)
         answers = known(asks, draft)
@@ -52,7 +55,6 @@ def evaluate(
         draft.facts |= {"questions": len(questions), "responses": len(asks), "reused": len(asks) - len(open_asks)}
         draft.facts["open_questions_left_out"] = split.height - len(questions)  # here letters are scored
         if open_asks:
-            folders = {name: str(ref.file("hf")) for name, ref in models.items()}
             paths = {video: film["path"] for video, film in films.items()}
             means = Means(settings.max_tokens, settings.ranks, frames.embedding_cache_gib, seed)
             draft.facts["engines"] = answer(open_asks, folders, paths, means, draft, warehouse)

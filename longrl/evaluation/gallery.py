@@ -16,7 +16,7 @@ from longrl.evaluation.browser import Film, Question, QuestionSet, answers_of
 from longrl.evaluation.summary import MODELS, NAMES, table_of
 from longrl.teachers.pictures import jpeg_url
 from longrl.video.decode import DecodeError, FrameCache
-from longrl.video.sample import fit, plan_frames
+from longrl.video.sample import FramePlan, fit, plan_frames
 from longrl.warehouse.artifacts import ArtifactRef
 
 VIDEOS = 24  # films with pictures in one page
@@ -54,7 +54,9 @@ def held_out(refs: Mapping[str, ArtifactRef], frames: FrameCache, budget: int) -
                 reasoning=f"{row['reasoning']} {row['conclusion']}".strip(),
             )
         )
-    films = films_of(refs, sorted(set(asked["video_id"])), frames)
+    shown = {row["video_id"]: row["media"] for row in asked.to_dicts() if row.get("media") is not None}
+    films = films_of(refs, sorted(set(asked["video_id"]) - shown.keys()), frames)
+    films |= {name: album(name, media, frames, number < VIDEOS) for number, (name, media) in enumerate(shown.items())}
     pair = (max(0, len(models) - 2), max(0, len(models) - 1))
     return QuestionSet("Held-out questions", [(NAMES[model], model) for model in models], films, questions, pair)
 
@@ -85,6 +87,21 @@ def films_of(refs: Mapping[str, ArtifactRef], ids: Sequence[str], frames: FrameC
             problem=problem,
         )
     return films
+
+
+def album(name: str, media: Sequence[Mapping[str, Any]], frames: FrameCache, shown: bool) -> Film:
+    """Images in the place of a video, with their pictures where these are `shown`; or nothing, for text alone."""
+    pictures, problem = [], "" if media else "text alone: there is nothing to see"
+    for number, medium in enumerate(media if shown else ()):
+        height, width = fit(medium["width"], medium["height"], LONGER_SIDE)
+        try:
+            [picture] = frames.get(medium["media_id"], medium["path"], FramePlan((0.0,), height, width))
+        except DecodeError as error:
+            problem = str(error)
+        else:
+            pictures.append((float(number), jpeg_url(picture, QUALITY)))
+    told = f"{len(media)} image{'s' * (len(media) > 1)}" if media else "no media"
+    return Film(told, name, frames=pictures, problem=problem or None)
 
 
 def thumbnails(film: Mapping[str, Any], frames: FrameCache) -> tuple[list[tuple[float, str]], str | None]:

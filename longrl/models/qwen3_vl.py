@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import MethodType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from longrl.config import ModelSettings
 from longrl.models.chat import ChatFormat
 from longrl.models.prompt import Medium, Slot
 from longrl.models.qwen_vl import QwenVL
-from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, media_tokens, text_sizes
+from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, media_tokens, start_attention, start_vision, text_sizes
 
 
 class TimedChat(ChatFormat):
@@ -60,7 +60,15 @@ class Qwen3VL(QwenVL):
 
     MODEL = Qwen3VLForConditionalGeneration
     CHAT = TimedChat
+    VLLM_TOWER = True  # without it deepstack is off
+    ENCODERS: ClassVar[tuple[str, ...]] = ()
     TEXTS = tuple(f"<{tenths / 10:.1f} seconds>" for tenths in range(0, 1000, 5))
+
+    @classmethod
+    def tiny_start(cls, model: Any, seed: int) -> None:
+        common = start_attention(model.model.language_model, seed)
+        start_vision(model.model.visual, seed + 1)
+        model.model.visual.merger.linear_fc2.bias.data.copy_(common)
 
     @classmethod
     def embedding_width(cls, config: Any) -> int:
@@ -115,7 +123,6 @@ class Qwen3VL(QwenVL):
 
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
-        """Its queries and keys have biases, which published ones have not: the mimetic start needs them."""
         vision = {
             "depth": settings.vision_depth,
             "hidden_size": settings.vision_width,
@@ -129,8 +136,7 @@ class Qwen3VL(QwenVL):
             "deepstack_visual_indexes": list(range(settings.vision_depth - 1)),
             "initializer_range": settings.initializer_range,
         }
-        text = text_sizes(tokenizer, settings) | {"attention_bias": True}
-        text |= {"head_dim": settings.hidden_size // settings.heads}
+        text = text_sizes(tokenizer, settings) | {"head_dim": settings.hidden_size // settings.heads}
         text["rope_parameters"]["mrope_interleaved"] = True
         return Qwen3VLConfig(text_config=text, vision_config=vision, **media_tokens(tokenizer))
 

@@ -56,6 +56,5 @@ class Qwen3(Qwen2):
 
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
-        """Its queries and keys have biases, which published ones have not: the mimetic start needs them."""
         sizes = text_sizes(tokenizer, settings, axes=1) | {"head_dim": settings.hidden_size // settings.heads}
-        return Qwen3Config(**sizes, attention_bias=True)
+        return Qwen3Config(**sizes)

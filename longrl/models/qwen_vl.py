@@ -29,7 +29,7 @@ class QwenVL(Student):
 
     KINDS: ClassVar[tuple[Kind, ...]] = ("video", "image")
     AXES = 3
-    ENCODERS = (".visual.",)
+    ENCODERS: ClassVar[tuple[str, ...]] = (".visual.",)
 
     @classmethod
     def load_processor(cls, folder: str | Path) -> Any:
@@ -63,8 +63,8 @@ class QwenVL(Student):
         """The modules between tower and language model."""
         return [self.tower.merger]
 
-    def digested(self) -> list[Any]:
-        return [self.tower]
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        return [(self.tower.config, self.tower)]
 
     @property
     def merge(self) -> int:

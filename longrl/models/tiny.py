@@ -147,12 +147,18 @@ def media_tokens(tokenizer: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def start_attention(language_model: Any, seed: int, match: float = 1.6, write: float = 0.08, back: int = 3) -> None:
+def start_attention(
+    language_model: Any, seed: int, match: float = 1.6, write: float = 0.08, back: int = 3
+) -> torch.Tensor | None:
     """Set the language model's attention to its mimetic start; everything else keeps its random weights.
 
     `match` scales queries and keys, `write` what heads add to the residual stream, `back` is how many heads of the
     first layer look back, by 1 … `back` tokens. R below is an orthogonal basis [D, D], of which head h owns the rows
     R[h] [K, D]; D is the width, K = D / heads.
+
+    What looks back needs queries and keys that don't depend on the token. Where these have no biases (Qwen3), they read
+    a part that all embeddings have in common, which is given to them here, which nothing else reads, and which is
+    returned [D]: what comes from a tower must have it too.
     """
     generator = torch.Generator().manual_seed(seed)
     config = language_model.config
@@ -166,9 +172,20 @@ def start_attention(language_model: Any, seed: int, match: float = 1.6, write: f
     def basis() -> torch.Tensor:
         return torch.linalg.qr(noise(width, width))[0].view(heads, K, width)
 
-    R = basis()
+    common = None
+    if language_model.layers[0].self_attn.q_proj.bias is None:
+        common = noise(width)
+        common *= language_model.embed_tokens.weight.norm(dim=1).mean() / common.norm()
+        language_model.embed_tokens.weight.add_(common)
+    reader = None if common is None else common / common.norm() * (2 / width) ** 0.5  # 1 after the first norm
+
+    def blind(rows: torch.Tensor) -> torch.Tensor:
+        """Rows [..., D] that don't read the common part."""
+        return rows if reader is None else rows - (rows @ reader)[..., None] * reader * (width / 2)
+
+    R = blind(basis())
     for index, layer in enumerate(language_model.layers):
-        attention, Q, V = layer.self_attn, basis(), basis()
+        attention, Q, V = layer.self_attn, blind(basis()), blind(basis())
         q, k, v, o = attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj
         layer.mlp.down_proj.weight.copy_(0.02 * noise(*layer.mlp.down_proj.weight.shape))
         for h in range(heads):
@@ -178,8 +195,13 @@ def start_attention(language_model: Any, seed: int, match: float = 1.6, write: f
                 k.weight[own] *= 0.1
                 sharp = 6.0 * (frequency > 0.1)
                 turn = (h + 1) * frequency
-                k.bias[own] = torch.cat([sharp, torch.zeros_like(sharp)])
-                q.bias[own] = torch.cat([sharp * turn.cos(), -sharp * turn.sin()])
+                key = torch.cat([sharp, torch.zeros_like(sharp)])
+                query = torch.cat([sharp * turn.cos(), -sharp * turn.sin()])
+                if reader is None:
+                    k.bias[own], q.bias[own] = key, query
+                else:
+                    k.weight[own] += key[:, None] * reader
+                    q.weight[own] += query[:, None] * reader
                 v.weight[own], o.weight[:, own] = R[0], 3 * write * R[(h + 1) % heads].T
             elif index == 1:  # find where what stands h tokens back stood h + 1 tokens back, and copy what came then
                 q.weight[own], k.weight[own] = match * R[h % nearby], match * R[(h % nearby + 1) % heads]
@@ -193,6 +215,7 @@ def start_attention(language_model: Any, seed: int, match: float = 1.6, write: f
             sharpness = SHARP if index == 0 else match
             attention.q_norm.weight.fill_(sharpness)
             attention.k_norm.weight.fill_(sharpness)
+    return common
 
 
 @torch.no_grad()

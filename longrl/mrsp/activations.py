@@ -40,6 +40,8 @@ def tile(student: Student, tiles: int) -> None:
     from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledMLP
 
     def forward(self: Any, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not x.requires_grad:  # else what LoRA adds to the first layer has no gradient
+            x = x.detach().requires_grad_()
         rows = x.shape[:-1].numel()
         parts = -(-rows // -(-rows // tiles))  # as many as torch.chunk makes: ZeRO waits for the last
         return TiledMLP.apply(type(self).forward, self, x, parts, list(self.parameters()))

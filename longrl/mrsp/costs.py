@@ -47,12 +47,22 @@ class Work:
     frames: tuple[int, int, int] = (2, 28, 28)  # number, height, width
     number_bytes: int = 2  # 2: bfloat16 with float32 master weights; 4: float32
     zero_stage: int = 0
-    reference: bool = False  # a frozen copy, for the KL
+    reference: bool = False  # a frozen copy, for the KL; with LoRA it is the model without its adapters
     offload: Literal["none", "optimizer", "all"] = "none"  # what is on the host; "all": the weights too, at ZeRO-3
     sleep: bool = False  # the rollout engine's memory is free during the update
     checkpointing: Literal["none", "recompute", "offload"] = "none"  # layers run again; "offload": inputs on the host
     tiles: int = 1  # parts that feed-forward layers work on one by one; above 1 they run again
     degree: int = 1
+    lora_rank: int = 0  # 0: all of the language model is trained
+    lora_targets: tuple[str, ...] = ()
+
+    def adapters(self, shape: Shape) -> int:
+        """Parameters of the adapters."""
+        return shape.lora_parameters(self.lora_rank, self.lora_targets)
+
+    def trained(self, shape: Shape) -> int:
+        """Parameters that have a gradient and a state of the optimizer."""
+        return self.adapters(shape) if self.lora_rank else shape.text_parameters
 
     @property
     def tokens(self) -> int:
@@ -69,29 +79,43 @@ class Work:
 
 
 def layer_bytes(shape: Shape, number_bytes: int, tiles: int = 1) -> int:
-    """What one layer of Qwen2.5-VL keeps for its backward, for each token.
+    """What one layer of a Qwen language model keeps for its backward, for each token.
 
-    Twice a norm's input, its output and a number (see `mrsp.lean`); the rotated query, key, value and the attention's
-    output, before and after its heads are joined; and three widths of the feed-forward (gate, up, their product),
+    What `mrsp.lean` leaves of it: twice a norm's input and a number; the rotated query, key, value and the attention's
+    output; what norms of queries and keys take in, and a number a head; and two widths of the feed-forward (gate, up),
     unless these are tiled.
     """
-    norms = 2 * (2 * shape.hidden * number_bytes + 4)
-    attention = number_bytes * (3 * shape.hidden + 2 * shape.key_width) + 4 * shape.heads
-    return norms + attention + (3 * shape.feed_forward * number_bytes if tiles == 1 else 0)
+    norms = 2 * (shape.hidden * number_bytes + 4)
+    attention = number_bytes * (2 * shape.query_width + 2 * shape.key_width) + 4 * shape.heads
+    if shape.head_norms:
+        attention += number_bytes * (shape.query_width + shape.key_width) + 4 * (shape.heads + shape.key_heads)
+    return norms + attention + (2 * shape.feed_forward * number_bytes if tiles == 1 else 0)
+
+
+def kept_activations(shape: Shape, tokens: int, work: Work) -> int:
+    """What a forward over so many tokens keeps; with checkpointing a layer keeps its input alone.
+
+    The last layer keeps nothing of its feed-forward part for prompts; with checkpointing it is one like the others.
+    """
+    s, H = work.number_bytes, shape.hidden
+    layer = layer_bytes(shape, s, work.tiles) + work.lora_rank * len(work.lora_targets) * s
+    final_norm = tokens * (2 * H * s + 4)
+    if work.checkpointing != "none":
+        return (shape.layers * H * s if work.checkpointing == "recompute" else 0) * tokens + final_norm
+    prompts = tokens * (work.prompt - 1) / work.tokens if work.degree == 1 else 0
+    feed_forward = (2 * shape.feed_forward if work.tiles == 1 else 0) + H
+    return int(tokens * shape.layers * layer - prompts * (feed_forward * s + 4) + final_norm)
 
 
 def activation_bytes(shape: Shape, tokens: int, work: Work) -> int:
-    """What a forward over so many tokens keeps, and on top of it the gradients inside the layer under way back.
+    """What a forward over so many tokens keeps, and on top of it what the layer under way back needs.
 
-    With checkpointing a layer keeps its input alone, on the GPU or on the host, and one layer at a time is made again.
+    That is its gradients, what it makes again, and with checkpointing all of the layer, on the GPU.
     """
     s, H = work.number_bytes, shape.hidden
-    layer = layer_bytes(shape, s, work.tiles)
-    inputs = shape.layers * H * s if work.checkpointing == "recompute" else 0
-    kept = shape.layers * layer if work.checkpointing == "none" else inputs + layer
-    final_norm = 2 * H * s + 4
+    again = 0 if work.checkpointing == "none" else layer_bytes(shape, s, work.tiles)
     widths = 3 if work.tiles == 1 else 7 / work.tiles
-    return int(tokens * (kept + final_norm + (widths * shape.feed_forward + 2 * H) * s))
+    return kept_activations(shape, tokens, work) + int(tokens * (again + (widths * shape.feed_forward + 2 * H) * s))
 
 
 def logits_bytes(shape: Shape, rows: int) -> int:
@@ -101,9 +125,9 @@ def logits_bytes(shape: Shape, rows: int) -> int:
 
 def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
     """Bytes on each GPU at the fullest moment of a step, by part. The KV cache is what one group needs at least."""
-    s, trained = work.number_bytes, shape.text_parameters
+    s, trained, adapters = work.number_bytes, work.trained(shape), work.adapters(shape)
     together = work.together(gpus)
-    weights = shape.parameters * s
+    weights = (shape.parameters + adapters) * s
     if work.zero_stage == 3:
         gathered = max(2 * shape.layer_matrices, shape.vocabulary * shape.hidden)
         weights = (0 if work.offload == "all" else weights // gpus) + gathered * s
@@ -113,11 +137,11 @@ def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
     always = {
         "weights": weights,
         "optimizer": optimizer // sharded[1] if work.offload == "none" else 0,
-        "reference": shape.parameters * s if work.reference else 0,
-        "embeddings": (own + (work.degree > 1)) * work.video * shape.hidden * s,
+        "reference": shape.parameters * s if work.reference and not work.lora_rank else 0,
+        "embeddings": (own + (work.degree > 1)) * work.video * shape.embedding_width * s,
     }
     rollout = {
-        "rollout weights": trained * s,
+        "rollout weights": shape.text_parameters * s,
         "rollout KV cache": (work.prompt + work.group * work.response) * 2 * shape.key_width * shape.layers * s,
     }
     update = {
@@ -132,7 +156,7 @@ def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
 
 def host_bytes(shape: Shape, work: Work, gpus: int) -> int:
     """What offloading puts into the memory of the host of all these GPUs."""
-    moments = shape.text_parameters * (8 if work.number_bytes == 4 else 12) if work.offload != "none" else 0
+    moments = work.trained(shape) * (8 if work.number_bytes == 4 else 12) if work.offload != "none" else 0
     weights = shape.parameters * work.number_bytes if work.offload == "all" else 0
     tokens = work.together(gpus) * work.tokens // work.degree if work.checkpointing == "offload" else 0
     return moments + weights + gpus * tokens * shape.layers * shape.hidden * work.number_bytes
@@ -154,10 +178,14 @@ def seconds(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:
     once = shape.group(work.prompt, work.group, work.response)
     again = int(work.checkpointing != "none")
     feed_forward = 2 * work.tokens * shape.layers * 3 * shape.hidden * shape.feed_forward if work.tiles > 1 else 0
-    update = compute(once.matrices * (3 + again) + feed_forward, once.attention * (3.5 + again))
+    adapters = 2 * work.tokens * work.adapters(shape)
+    passes = (2 if work.lora_rank else 3) + again  # a frozen matrix has no gradient of its own
+    matrices = once.matrices * passes + adapters * (3 + again) + feed_forward
+    update = compute(matrices, once.attention * (3.5 + again))
     inputs = work.tokens * shape.layers * shape.hidden * s if work.checkpointing == "offload" else 0
-    trained = shape.text_parameters * s
-    rounds = 3 if work.zero_stage == 3 else 2  # all-gathers of the weights, or all-reduce
+    trained, text = work.trained(shape) * s, shape.text_parameters * s
+    # All-gathers of the weights and one reduction, or an all-reduce.
+    exchanged = 2 * text + trained if work.zero_stage == 3 else 2 * trained
     return {
         "encode (first time)": work.prompts * compute(encoded.matrices, encoded.attention) / gpus,
         "rollout prefill": prompts * compute(prefill.matrices, prefill.attention),
@@ -165,8 +193,8 @@ def seconds(shape: Shape, work: Work, machine: Machine) -> dict[str, float]:
         "forward and backward": groups * update / work.degree,
         "inputs to the host": groups * 2 * inputs / work.degree / (machine.host_gbs * 1e9),
         "all-to-all": groups * all_to_all(shape, work, machine),
-        "gradients": rounds * trained * (gpus - 1) / gpus / (machine.link_gbs * 1e9),
-        "weights to rollouts": 2 * trained / (machine.memory_gbs * 1e9),
+        "gradients": exchanged * (gpus - 1) / gpus / (machine.link_gbs * 1e9),
+        "weights to rollouts": 2 * text / (machine.memory_gbs * 1e9),
     }
 
 
@@ -178,7 +206,7 @@ def all_to_all(shape: Shape, work: Work, machine: Machine) -> float:
     if work.degree == 1:
         return 0.0
     key_heads = math.lcm(shape.key_heads, work.degree)  # repeated where the ranks don't divide them
-    width = 2 * shape.hidden + 2 * key_heads * shape.head
+    width = 2 * shape.query_width + 2 * key_heads * shape.head
     sent = work.tokens / work.degree * width * work.number_bytes * (work.degree - 1) / work.degree
     passes = 2 + (work.checkpointing != "none")
     return passes * shape.layers * (sent / (machine.link_gbs * 1e9) + 2 * LATENCY)

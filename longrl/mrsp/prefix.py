@@ -229,12 +229,14 @@ class ChunkedLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor):  # type: ignore[no-untyped-def, override]
         hidden, head, targets = ctx.saved_tensors
-        grad_hidden, grad_head = torch.empty_like(hidden), torch.zeros_like(head)
+        grad_hidden = torch.empty_like(hidden)
+        grad_head = torch.zeros_like(head) if ctx.needs_input_grad[1] else None  # None: the head is frozen
         for i in range(0, len(targets), CHUNK):
             rows = slice(i, i + CHUNK)
             slope = ((hidden[rows] @ head.T).to(grad.dtype) / ctx.temperature).softmax(1).neg_()
             slope[torch.arange(len(slope), device=slope.device), targets[rows]] += 1
             slope = slope.mul_(grad[rows, None] / ctx.temperature).to(hidden.dtype)
             grad_hidden[rows] = slope @ head
-            grad_head.addmm_(slope.T, hidden[rows])
+            if grad_head is not None:
+                grad_head.addmm_(slope.T, hidden[rows])
         return grad_hidden, grad_head, None, None, None

@@ -76,7 +76,7 @@ def register() -> None:
         def _joined(self, positions: Tensor, query: Tensor) -> Tensor:
             """(3, N) -> (N, d)."""
             parts = self._match_cos_sin_cache_dtype(query)[positions].chunk(2, dim=-1)
-            sections = self.mrope_section
+            sections = self.mrope_section or []
             if self.mrope_interleaved:
                 return torch.cat([apply_interleaved_rope(part, sections) for part in parts], -1)
             return torch.cat([m[i] for part in parts for i, m in enumerate(part.split(sections, dim=-1))], -1)

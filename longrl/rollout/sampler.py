@@ -21,6 +21,7 @@ from torch import nn
 from longrl.config import RlSettings
 from longrl.models.base import Student
 from longrl.models.families import load
+from longrl.models.lora import merged
 from longrl.rollout import vllm
 from longrl.rollout.reference import Reference, engine_for
 from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, RolloutEngine
@@ -64,7 +65,7 @@ class Sampler:
 
     def _update(self) -> None:
         with self._whole() as model:
-            self.engine.update_weights(model.state_dict())
+            self.engine.update_weights(merged(model))
 
     def _twice(self, work: Callable[[], T]) -> T:
         if not self._repeats:

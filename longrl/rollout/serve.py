@@ -12,27 +12,28 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from longrl.models.families import FAMILIES, family_class, model_type
+from longrl.models.base import Student
+from longrl.models.families import family_class
 from longrl.rollout.vllm import model_options
 
 
-def arguments(folder: str, max_model_len: int, kinds: Sequence[str], rest: list[str]) -> list[str]:
-    """The command line of vLLM's server for a model that takes these kinds of media.
+def arguments(folder: str, max_model_len: int, family: type[Student], rest: list[str]) -> list[str]:
+    """The command line of vLLM's server for a model of this family.
 
-    >>> words = arguments("folder", 4096, ["video"], ["--port", "8000"])
+    >>> words = arguments("folder", 4096, Student, ["--port", "8000"])
     >>> words[:5], words[-2:]
     (['--model', 'folder', '--host', '127.0.0.1', '--enable-scale-out'], ['--port', '8000'])
     """
     options: dict[str, Any] = {
-        "model": folder,
+        "model": str(Path(folder) / family.VLLM_FOLDER),
         "host": "127.0.0.1",
         "enable_scale_out": True,
         "weight_transfer_config": {"backend": "longrl_shared_file"},
         "worker_extension_cls": "longrl.rollout.transfer.Worker",
-        **model_options(max_model_len, kinds),
+        **model_options(max_model_len, family),
     }
     return [word for name, value in options.items() for word in flag(name, value)] + rest
 
@@ -55,12 +56,12 @@ def main(words: list[str]) -> None:
     parser.add_argument("folder", help="Hugging Face folder of the model")
     parser.add_argument("--max-model-len", type=int, default=4096, help="longest prompt and response, in tokens")
     known, rest = parser.parse_known_args(words)
-    kinds = FAMILIES[model_type(known.folder)].kinds
-    family_class(known.folder).vllm_prepare()
+    family = family_class(known.folder)
+    family.vllm_prepare()
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the endpoints for new weights
     from vllm.entrypoints.launchers.api_server import entry
 
-    sys.argv = [sys.argv[0], *arguments(known.folder, known.max_model_len, kinds, rest)]
+    sys.argv = [sys.argv[0], *arguments(known.folder, known.max_model_len, family, rest)]
     entry.main()
 
 

@@ -9,7 +9,7 @@ Importing this module registers both; a server's workers import it because `Work
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ class Nothing(base.WeightTransferInitInfo):
 class Tensors(base.WeightTransferUpdateInfo):
     """Names and tensors of a Hugging Face state dictionary."""
 
-    weights: list[tuple[str, Tensor]] = field(default_factory=list)
+    weights: Iterable[tuple[str, Tensor]] = field(default_factory=list)
 
 
 @dataclass

@@ -29,6 +29,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from longrl.models.base import Student
 from longrl.models.families import family_class
 from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
@@ -38,22 +39,18 @@ BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole bl
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
-def model_options(max_model_len: int, kinds: Sequence[str]) -> dict[str, Any]:
-    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same.
-
-    `kinds` are the media that the family takes.
-    """
+def model_options(max_model_len: int, family: type[Student]) -> dict[str, Any]:
+    """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same."""
     return {
         "max_model_len": max_model_len,
         "max_num_batched_tokens": max(STEP_TOKENS, max_model_len),
         "enable_chunked_prefill": False,
         "enable_prefix_caching": True,
         "block_size": BLOCK,
-        "enable_mm_embeds": bool(kinds),
-        "limit_mm_per_prompt": dict.fromkeys(kinds, 0),
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "enforce_eager": not torch.cuda.is_available(),
+        **family.vllm_options(),
     }
 
 
@@ -102,14 +99,14 @@ class Engine:
                 cpu_kernels.register()
                 options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
-                str(folder),
+                str(self.folder / self._family.VLLM_FOLDER),
                 dtype=dtype,
                 seed=seed,
                 max_num_seqs=max_num_seqs,
                 tensor_parallel_size=tensor_parallel,
                 disable_log_stats=True,
                 weight_transfer_config=WeightTransferConfig(backend=IN_PROCESS),
-                **model_options(max_model_len, self._family.KINDS),
+                **model_options(max_model_len, self._family),
                 **options,
             )
             # Collected or at exit, vLLM would destroy the trainer's process groups; `close` does it with care.
@@ -154,13 +151,14 @@ class Engine:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights in place and forget all that was computed with the old ones.
 
-        `state` is the Hugging Face model's `state_dict()`; the vision tower may be left out. Raises `EngineError` when
-        the head is missing.
+        `state` is the Hugging Face model's `state_dict()`, or `longrl.models.lora.merged` of it; the vision tower may
+        be left out. Raises `EngineError` when the head is missing.
         """
         if self._llm is None:
             raise EngineError("this engine is closed")
         check_head(state)
-        weights = list(self._family.vllm_weights(state).items())
+        # One at a time: weights with LoRA's updates in them are made as they are asked for.
+        weights = (item for name in state for item in self._family.vllm_weights({name: state[name]}).items())
         self._updates += 1
         with undisturbed(), torch.no_grad():
             self._llm.start_weight_update()
@@ -229,7 +227,7 @@ class Engine:
         """`LLM.generate` for inputs that are past vLLM's processor of the family already."""
         from vllm.sampling_params import RequestOutputKind
 
-        engine, done = self._llm.llm_engine, {}
+        engine, done = self._llm.llm_engine, dict[str, Any]()
         self._requests += len(inputs)
         names = [f"past-{self._requests - len(inputs) + number}" for number in range(len(inputs))]
         for name, each, how in zip(names, inputs, sampling, strict=True):

@@ -23,6 +23,7 @@ import httpx2
 import openai
 
 from longrl.config import TeacherServer
+from longrl.limits import LIMITS
 from longrl.teachers.base import TeacherError, TeacherUnavailable, TeacherUnreachable
 from longrl.teachers.faults import first, may_pass, remedy, told, waiting_time
 
@@ -189,8 +190,10 @@ class Connection:
         answered_before = self._answered
         for attempt in range(1, attempts + 1):
             try:
-                async with self._slots, asyncio.timeout(self.settings.timeout):
-                    return await call()
+                async with self._slots:
+                    await LIMITS.get().calling()
+                    async with asyncio.timeout(self.settings.timeout):
+                        return await call()
             except UNFIT:
                 raise
             except AnswerTooLong as error:

@@ -3,7 +3,8 @@
     .checkpoints/step-000200/{state-000.safetensors, ..., rng-<rank>.safetensors, state.json}
 
 1. All ranks write into a temporary folder; when all are done, rank 0 adds `state.json`, renames the folder and removes
-   the one before. A checkpoint is therefore whole or absent, and the last good one is never gone.
+   the one before. A checkpoint is therefore whole or absent, and the last good one is never gone. Rank 0 says where to
+   write and what to read: over NFS, other machines may for a minute see a folder as it was.
 2. A checkpoint that can't be written (a full disk) is given up on all ranks: the last good one stays, and the run goes
    on with a warning. What it would lose when killed is more than usual; what it has learned is not at stake.
 3. Another number of ranks, ZeRO stage or offload reads it as well (see `state`). Data order needs no state: examples
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from longrl.config import LoraSettings
+from longrl.models.adapter import WITHOUT_WEIGHTS
 from longrl.models.base import Student
+from longrl.models.lora import plain, save_adapter
 from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
+from longrl.warehouse.sharing import unfinished
+
+WHOLE = LoraSettings()  # no LoRA
+FORMS = {"hf": "merged", "adapter": "adapter"}  # what `lora.checkpoint` calls them
 
 
 class Checkpoints:
@@ -43,11 +52,13 @@ class Checkpoints:
 
         Returns whether there is such a checkpoint now.
         """
-        temporary, lead = self.folder / ".writing", self.engine.rank == 0
+        lead = self.engine.rank == 0
+        temporary = self.folder / self._told(unfinished(Path("writing")).name)
         failure: Exception | None = None
         try:
             if lead:
-                shutil.rmtree(temporary, ignore_errors=True)
+                for leftover in self.folder.glob(".writing.*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 temporary.mkdir(parents=True)
         except OSError as error:
             failure = error
@@ -75,6 +86,13 @@ class Checkpoints:
     def _anywhere(self, failure: Exception | None) -> bool:
         return anywhere(failure is not None, self.engine.device)
 
+    @staticmethod
+    def _told(by_rank_0: str) -> str:
+        """What rank 0 says, on every rank."""
+        words = [by_rank_0]
+        dist.broadcast_object_list(words)
+        return words[0]
+
     def _publish(self, temporary: Path, final: Path, state: dict[str, Any]) -> None:
         """Make the written files last, put the folder in its place, and remove older ones."""
         (temporary / "state.json").write_text(json.dumps(state))
@@ -93,11 +111,13 @@ class Checkpoints:
 
         Raises `TrainingError` when it is damaged.
         """
-        if not (found := self.found()):
+        newest = self._told(max((path.name for path in self.found()), default=""))
+        if not newest:
             return 0
-        state = json.loads((found[-1] / "state.json").read_text())
-        self.engine.load(found[-1], state["updates"], state["skipped"])
-        if (path := found[-1] / f"rng-{self.engine.rank}.safetensors").exists():  # else there were fewer ranks
+        folder = self.folder / newest
+        state = json.loads((folder / "state.json").read_text())
+        self.engine.load(folder, state["updates"], state["skipped"])
+        if (path := folder / f"rng-{self.engine.rank}.safetensors").exists():  # else there were fewer ranks
             set_rng_states(load_file(path))
         self.notes = state["notes"]
         return int(state["step"])
@@ -120,19 +140,22 @@ def set_rng_states(states: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def export(engine: Engine, student: Student, source: Path, folder: Path) -> None:
-    """Write `folder/hf`, an ordinary Hugging Face folder; every rank calls it.
+def export(engine: Engine, student: Student, source: Path, folder: Path, lora: LoraSettings = WHOLE) -> None:
+    """Write `folder/hf`, an ordinary Hugging Face folder, `folder/adapter`, or both; every rank calls it.
 
-    Tokenizer, processor and chat template are copied from `source`, the weights are those of now. Raises
-    `TrainingError` when it can't be written.
+    Tokenizer, processor and chat template are copied from `source`, the weights are those of now, LoRA's updates
+    merged. Raises `TrainingError` when it can't be written.
     """
+    writers: dict[str, Callable[[Path], None]] = {"hf": partial(write_model, student, source)}
+    if lora.rank:
+        writers["adapter"] = partial(save_adapter, student.model, source)
+        writers = {name: write for name, write in writers.items() if lora.checkpoint in ("both", FORMS[name])}
     with engine.whole():
-        if engine.rank == 0:
-            temporary, final = folder / ".hf-writing", folder / "hf"
+        for name, write in writers.items() if engine.rank == 0 else ():
+            temporary, final = folder / f".{name}-writing", folder / name
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
-                shutil.copytree(source, temporary, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin*", ".*"))
-                student.save(temporary)
+                write(temporary)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
             except (OSError, SafetensorError) as error:
@@ -142,3 +165,10 @@ def export(engine: Engine, student: Student, source: Path, folder: Path) -> None
                     "training goes on from its last checkpoint"
                 ) from error
     dist.barrier()
+
+
+def write_model(student: Student, source: Path, folder: Path) -> None:
+    """Write the student's weights, adapters merged, and copy all else of a model folder from `source`."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(*WITHOUT_WEIGHTS))
+    with plain(student.model):
+        student.save(folder)

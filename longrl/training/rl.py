@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from longrl.config import UNTRACKED, FrameSettings, RlSettings, TrackingSettings
+from longrl.models.adapter import model_folder
 from longrl.training.rewards import code
 from longrl.training.sft import run_ranks
 from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
@@ -27,7 +28,8 @@ def rl(
     seed: int,
     tracking: TrackingSettings = UNTRACKED,
 ) -> ArtifactRef:
-    """Train the result of `sft` on the split "rl": `hf/` holds the result, `metrics.jsonl` a line per step.
+    """Train the result of `sft` on the split "rl": `hf/` holds the result, `metrics.jsonl` a line per step; `adapter/`
+    as in SFT.
 
     The code of one's own rewards is part of the key. Videos that can't be decoded are rejects. Raises `RewardError`
     when there is no such code, and `TrainingError` with the rank's own words or the end of its log: among others when
@@ -40,13 +42,13 @@ def rl(
             "settings": settings.model_dump(mode="json"),
             "frames": frames.model_dump(mode="json"),
             "tables": {"dataset": asdict(dataset), "videos": asdict(videos)},
-            "model": str(sft.file("hf")),
+            "model": str(model_folder(sft, warehouse)),
             "folder": str(draft.folder),
             "frame_cache": str(warehouse.cache("frames")),
             "embedding_cache": str(warehouse.cache("embeddings")),
             "seed": seed,
         }
-        run_ranks("longrl.training.rl_loop", job, settings.ranks, draft, "rl", settings.steps, tracking)
+        run_ranks("longrl.training.rl_loop", job, settings, draft, "rl", settings.steps, tracking)
 
     inputs = {"sft": sft, "dataset": dataset, "videos": videos}
     parts: dict[str, Any] = {"settings": settings, "frames": frames, "seed": seed}

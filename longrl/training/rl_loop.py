@@ -21,6 +21,7 @@ import torch
 
 from longrl.config import FrameSettings, RlSettings
 from longrl.models import families
+from longrl.models.lora import add_lora
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.ulysses import make_shards
 from longrl.rollout import parity
@@ -55,7 +56,10 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     student.freeze("tower", "projector")
     shards = make_shards(settings.sequence_parallel, student.heads)
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
-    reference = families.load(job["model"], settings.dtype, device) if settings.kl else None
+    add_lora(student, settings.lora)
+    reference = None
+    if settings.kl:  # the student as it is now: without its adapter, or a copy
+        reference = student if settings.lora.rank else families.load(job["model"], settings.dtype, device)
     tables = {name: ArtifactRef(**ref).table() for name, ref in job["tables"].items()}
     clock = Stopwatch()
     videos = Embeddings(student, job["embedding_cache"], job["frame_cache"], tables["videos"], frames)
@@ -89,7 +93,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
         ended_early = loop.patience.verdict
     if ended_early and rank == 0:
         messages.warn(f"RL ends at step {step} of {settings.steps}: {ended_early}")
-    export(engine, student, Path(job["model"]), Path(job["folder"]))
+    export(engine, student, Path(job["model"]), Path(job["folder"]), settings.lora)
     if rank == 0:
         judge = {"judge": rewards.judge.model} if rewards.judge else {}
         told_once = {"skipped": engine.skipped, "checkpoints_failed": checkpoints.failed, "resumed_from": done}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from longrl.config import RlSettings
 from longrl.models.base import Student
+from longrl.models.lora import without_adapter
 from longrl.mrsp.prefix import Group, Scored, response_group, score
 from longrl.rollout.request import Rollout
 from longrl.training.algorithms import Algorithm
@@ -136,7 +137,7 @@ class Updater:
         weights = truncated_importance(old, sampler, self.settings.importance_cap)
         loss = loss * weights
         if self.reference is not None:
-            with self.clock("logprob"), torch.no_grad():
+            with self.clock("logprob"), torch.no_grad(), without_adapter(self.reference.model):
                 before = flat(self._score(self.reference, groups).logprobs)
             kl = KL[self.settings.kl_estimator](new, before)
             loss = loss + self.settings.kl * kl

@@ -29,6 +29,7 @@ from torch import Tensor
 from longrl.config import AnyCategory, FrameSettings, SftSettings
 from longrl.models import families
 from longrl.models.base import Student
+from longrl.models.lora import add_lora
 from longrl.models.prompt import Prompt
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.cache import EmbeddingCache
@@ -59,8 +60,8 @@ def main(job: dict[str, Any], messages: Messages) -> None:
     torch.manual_seed(job["seed"])
     student = families.load(job["model"], settings.dtype, device)
     shards = make_shards(settings.sequence_parallel, student.heads)
-    if settings.freeze_vision:
-        student.freeze("tower", "projector")
+    student.freeze(*settings.frozen)
+    add_lora(student, settings.lora)
     limit_activations(student, settings.gradient_checkpointing, settings.mlp_tiles)
 
     special = set(student.tokenizer.all_special_ids)
@@ -76,7 +77,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             messages.send("reject", item=video_id, rule="decode", reason=reason)
         examples = draw(broken=list(broken))
     films = Films(student, frame_cache)
-    if settings.freeze_vision:
+    if settings.freeze_vision and not student.trains_encoders:
         films.freeze(EmbeddingCache(job["embedding_cache"], frames.embedding_cache_gib), examples.views(), messages)
 
     engine = Engine(student.model, settings, shards)
@@ -99,7 +100,7 @@ def main(job: dict[str, Any], messages: Messages) -> None:
             step += phase.steps - within
         if taken % settings.checkpoint_every == 0 and step < examples.steps:
             checkpoints.save(step, recent=recent)
-    export(engine, student, Path(job["model"]), Path(job["folder"]))
+    export(engine, student, Path(job["model"]), Path(job["folder"]), settings.lora)
     if rank == 0:
         unsaved = {"checkpoints_failed": checkpoints.failed}
         messages.send("facts", steps=examples.steps, skipped=engine.skipped, resumed_from=resumed, **unsaved)

@@ -46,8 +46,8 @@ def image_view(medium: Mapping[str, Any], frames: FrameSettings) -> View:
 def image_size(height: int, width: int, pixels: int, multiple: int) -> tuple[int, int]:
     """Height and width at which an image is seen: multiples of `multiple`, at most so many pixels, about as it is.
 
-    >>> image_size(480, 640, 3136, 28), image_size(50, 60, 802_816, 28)
-    ((28, 56), (56, 56))
+    >>> image_size(480, 640, 50_000, 28), image_size(50, 60, 802_816, 28)
+    ((196, 252), (56, 56))
     """
     shrink = min(1.0, math.sqrt(pixels / (height * width)))
     sides = [max(multiple, round(side * shrink / multiple) * multiple) for side in (height, width)]

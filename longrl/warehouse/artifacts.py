@@ -16,6 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ import pyarrow.parquet as pq
 
 from longrl.config import Settings
 from longrl.errors import LongrlError
+from longrl.limits import LIMITS
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
+from longrl.warehouse.sharing import unfinished
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -146,7 +149,7 @@ class Warehouse:
         self.video = video  # or only the items of this video and the rejected ones
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f"writable-{os.getpid()}"
+            probe = unfinished(self.root / ".locks" / "writable")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -176,7 +179,7 @@ class Warehouse:
 
     def latest(self, stage: str) -> ArtifactRef | None:
         """The newest finished artifact of a stage, or None."""
-        manifests = sorted((self.root / stage).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+        manifests = sorted((self.root / stage).glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
         return self.find(stage, manifests[-1].parent.name) if manifests else None
 
     def produce(
@@ -190,12 +193,15 @@ class Warehouse:
         """Return the artifact under this stage's key; `build` fills a draft only when nobody has made it yet.
 
         A draft that was left by a killed process is used again: training checkpoints in it are resumed, its tables are
-        written anew from the ledger. Raises `WarehouseError` when the disk is full or read-only.
+        written anew from the ledger. Only what is built waits for the limits of `limited`. Raises `WarehouseError` when
+        the disk is full or read-only.
         """
         key = self.key(stage, version, settings, inputs)
-        with filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"):
+        with ExitStack() as held:
+            held.enter_context(filelock.FileLock(self.root / ".locks" / f"{stage}-{key}.lock"))
             if stage not in self.refresh and (found := self.find(stage, key)):
                 return found
+            held.enter_context(LIMITS.get().computing())
             started = time.monotonic()
             folder = self.root / stage / f".draft-{key}"
             try:
@@ -245,9 +251,11 @@ class Warehouse:
             file.flush()
             os.fsync(file.fileno())
         final = self.root / draft.stage / key
+        former = unfinished(final)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(former)
         draft.folder.rename(final)
+        shutil.rmtree(former, ignore_errors=True)  # over NFS, files that a reader has open stay for a while
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""

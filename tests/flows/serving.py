@@ -62,16 +62,21 @@ class Served:
         return self.run(run_id)["state"]
 
     def processes(self) -> list[int]:
-        """All processes that belong to it, however far removed: those with its Prefect home in their environment."""
-        marks = f"PREFECT_HOME={self.home}".encode()
-        found = []
-        for place in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if marks in place.read_bytes().split(b"\0"):
-                    found.append(int(place.parent.name))
-            except OSError:
-                continue
-        return found
+        """All processes that belong to it, however far removed."""
+        return processes(self.home)
+
+
+def processes(home: Path) -> list[int]:
+    """Those with this Prefect home in their environment."""
+    marks = f"PREFECT_HOME={home}".encode()
+    found = []
+    for place in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marks in place.read_bytes().split(b"\0"):
+                found.append(int(place.parent.name))
+        except OSError:
+            continue
+    return found
 
 
 def wait_for(true: Callable[[], Any], seconds: float) -> None:

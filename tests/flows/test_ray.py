@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def dataset(folder: Path, warehouse: Path, runner: str) -> subprocess.CompletedProcess[str]:
-    """`python -m flows.dataset` as make starts it."""
-    command = [sys.executable, "-m", "flows.dataset", "--videos", str(folder), "--warehouse", str(warehouse)]
+    """`python -m flows dataset` as make starts it."""
+    command = [sys.executable, "-m", "flows", "dataset", "--videos", str(folder), "--warehouse", str(warehouse)]
     environment = os.environ | {
         "PREFECT_HOME": str(warehouse.parent / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

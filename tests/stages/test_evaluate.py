@@ -256,14 +256,14 @@ def test_a_question_without_its_video_is_asked_of_nobody_and_still_counts():
 
 def test_samples_of_a_question_share_one_request_and_models_share_seeds():
     asks = [ask for ask in asks_for() if ask.mode == "sampled" and ask.plan]
-    requests = gather(asks)
+    requests = gather(asks, {ask.seen: "film.mp4" for ask in asks})
     assert {len(request["keys"]) for request in requests} == {2}
     assert len({(request["text"], request["seed"]) for request in requests}) == 4  # two models, four questions each
 
 
 def test_a_gap_in_the_samples_is_asked_for_with_its_own_seed():
     asks = [ask for ask in asks_for(samples=4) if ask.place == ("rl", "q0", "sampled", 8) and ask.sample in (0, 1, 3)]
-    requests = gather(asks)
+    requests = gather(asks, {ask.seen: "film.mp4" for ask in asks})
     assert [(request["seed"] - asks[0].seed, len(request["keys"])) for request in requests] == [(0, 2), (3, 1)]
 
 

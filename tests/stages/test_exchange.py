@@ -191,7 +191,7 @@ BAD = [
     ("longvideo-reason", {"longrl": {"kind": "riddle"}}, "row", "its kind is 'riddle', not choice or open"),
     ("video-r1", {"problem": 5}, "row", "its question is no text: 5"),
     ("longvideo-reason", {"longrl": {"video_id": "0" * 64}}, "video", "take the row's video_id out to match by name"),
-    ("video-r1", {"data_type": "image"}, "row", "only questions about videos are taken"),
+    ("video-r1", {"data_type": "audio"}, "row", "questions about video, image and text are taken"),
     ("video-r1", {}, "row", "its category is '', not one of .*; set imported.category"),
     ("llava", {"conversations": []}, "row", "it has 0 turns; make each question a conversation"),
 ]

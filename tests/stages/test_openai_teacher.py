@@ -14,6 +14,7 @@ from PIL import Image
 
 from longrl.config import CaptionSettings
 from longrl.errors import Transient
+from longrl.limits import limited
 from longrl.teachers.base import Clip, QuestionDraft, TeacherError, TeacherUnavailable
 from longrl.teachers.dialect import Dialect
 from longrl.teachers.faults import retry_after
@@ -45,6 +46,18 @@ def test_frames_go_out_in_order_each_after_its_time(server):
     assert prefix == "data:image/jpeg;base64"
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (56, 28)
     assert (body["model"], body["max_tokens"], body["temperature"]) == ("m", 1024, 0.0)
+
+
+def test_each_request_waits_for_the_limit_that_runs_share_the_repeated_ones_too(server):
+    turns = []
+
+    async def turn():
+        turns.append(len(server.requests))
+
+    server.replies += [status(503), answer("A red box stands still.")]
+    with limited(calling=turn):
+        describe(server)
+    assert turns == [0, 1]
 
 
 def test_without_a_model_name_the_servers_first_is_taken(server):

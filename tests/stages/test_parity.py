@@ -151,7 +151,8 @@ def test_a_defect_in_the_engines_request_stops_the_run(engine, student, requests
 
 def test_both_grids_and_spacings_are_named(student, requests, rollouts):
     prompts = [spacing(2.0)(one).prompt for one in requests]
-    with pytest.raises(parity.ParityError, match=r"3\.4 s per temporal patch in the trainer, .* 1\.7 s in vLLM"):
+    words = r"3\.4 s per temporal patch in the trainer, .* 1\.7 s per temporal patch in vLLM"
+    with pytest.raises(parity.ParityError, match=words):
         gate(student, requests[:1], rollouts[:1], prompts=prompts[:1])
 
 

@@ -12,7 +12,7 @@ from longrl.config import PipelineConfig, Settings
 
 ROOT = Path(__file__).parents[2]
 TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-TASKS = [path.stem for path in sorted((ROOT / "tasks").glob("*.py")) if "\n@stage_task" in path.read_text()]
+TASKS = [path.stem for path in sorted((ROOT / "tasks").glob("*.py")) if "stage_task\ndef " in path.read_text()]
 EXAMPLES = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for room in ("data", "teachers", "video")

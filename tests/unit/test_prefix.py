@@ -8,6 +8,7 @@ from longrl.models import families
 from longrl.mrsp import attention, prefix
 from longrl.mrsp.activations import limit_activations
 from longrl.mrsp.kernels import Blocks
+from tests.kept import kept_bytes
 from tests.separate_sequences import exact_norm, gradients, relative, separate, video
 
 WORDS = ["<think>red</think><answer>A</answer>", "blue", "the ball moves left and then right", "", "red red red"]
@@ -125,14 +126,8 @@ def test_checkpoints_keep_less(student):
     kept = []
     for checkpointing in ("none", "recompute"):
         limit_activations(student, checkpointing)
-        sizes: dict[int, int] = {}
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda x, sizes=sizes: sizes.update({x.untyped_storage().data_ptr(): x.untyped_storage().nbytes()}) or x,
-            lambda x: x,
-        ):
-            prefix.group_logprobs(student, prompt, embeds, responses)
-        kept.append(sum(sizes.values()))
-    assert kept[1] < 0.8 * kept[0], kept
+        kept.append(kept_bytes(lambda: prefix.group_logprobs(student, prompt, embeds, responses)))
+    assert kept[1] < 0.6 * kept[0], kept
 
 
 def test_another_kernel_gives_the_same(exact, monkeypatch):

@@ -1,6 +1,6 @@
 """A Hugging Face dataset: Parquet files by split, which `datasets.load_dataset(folder)` reads.
 
-    data/sft-00000-of-00001.parquet …   the columns of DATASET, `video` (the file's path) and `position`
+    data/sft-00000-of-00001.parquet …   the columns of DATASET, `video` (the file's path), `position`, `images` (paths)
 
 The format holds every column, so nothing goes beside it.
 """
@@ -30,8 +30,11 @@ NEEDED = ("kind", "question", "options", "answer", "reasoning")
 
 def write(rows: Iterable[Row], folder: Path) -> list[Path]:
     """One Parquet file a split; splits without rows have none."""
+    rows = list(rows)
     columns = schemas.empty("curate").schema | {"video": pl.String, "position": pl.Int64}
-    frame = pl.DataFrame(list(rows), schema=pl.Schema(columns))
+    if any("images" in row for row in rows):
+        columns |= {"images": pl.List(pl.String)}
+    frame = pl.DataFrame(rows, schema=pl.Schema(columns))
     (folder / "data").mkdir(exist_ok=True)
     files = []
     for split in SPLITS:

@@ -196,7 +196,7 @@ class Finder:
 
 def shown(row: Row, finder: Finder) -> dict[str, Any]:
     """`video_id` and `media` of a row; raises `NoVideo` or `NoImage`."""
-    if row["video"] or (row.get("video_id") and not row["images"] and row.get("media") is None):
+    if row["video"]:
         return {"video_id": finder.find(row), "media": None}
     media = [finder.image(name) for name in row["images"]]
     group = [each["media_id"] for each in media] or [row["question"], *row["options"]]  # texts stand alone
