@@ -45,7 +45,7 @@ def register(path: Path = FILE) -> list[str]:
     """
     listed = yaml.safe_load(path.read_text())["deployments"]
     environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": "", **POOLS} | os.environ
-    bootstrap(get_current_settings().api.url or "")
+    bootstrap()
     asyncio.run(make_pools({environment[name] for name in POOLS}))
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
