@@ -131,8 +131,8 @@ class Qwen2_5_Omni(QwenVL):
             return [*super().group(name), *(m for m in self.ears.children() if all(m is not p for p in projector))]
         return super().group(name)
 
-    def digested(self) -> list[Any]:
-        return [self.tower, self.ears]
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        return [(self.tower.config, self.tower), (self.ears.config, self.ears)]
 
     @classmethod
     def embedding_width(cls, config: Any) -> int:

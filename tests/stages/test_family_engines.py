@@ -8,11 +8,23 @@ import torch
 from longrl.models import families
 from longrl.models.families import FAMILIES
 from longrl.rollout.request import Request
+from longrl.rollout.server import Servers
 from longrl.rollout.vllm import Engine
 from tests.families import SHOWN, build, look
 from tests.rollouts import agreement
+from tests.served import served
 
 TOLERANCE = 1e-3  # nats, float32; the gate's is 0.05
+
+
+def everything(student):
+    """A request for everything the family can be shown."""
+    requests = []
+    for shown in SHOWN.values():
+        if {kind for kind, _, _ in shown} <= set(student.KINDS):
+            media, embeds = look(student, shown)
+            requests.append(Request(student.chat.prompt("what moves", media), embeds, 4, 1.0, 24, 7))
+    return requests
 
 
 @pytest.mark.slow  # an engine each, 20 s
@@ -24,11 +36,7 @@ def test_the_engine_agrees_with_the_trainer(family, tmp_path):
             parameter.mul_(1.05)
     folder = shutil.copytree(tmp_path / "start", tmp_path / "trained", ignore=shutil.ignore_patterns("*.safetensors"))
     student.save(folder)
-    requests = []
-    for shown in SHOWN.values():
-        if {kind for kind, _, _ in shown} <= set(student.KINDS):
-            media, embeds = look(student, shown)
-            requests.append(Request(student.chat.prompt("what moves", media), embeds, 4, 1.0, 24, 7))
+    requests = everything(student)
     with Engine(folder, max_model_len=512) as engine:
         gap = agreement(student, requests, engine.generate(requests))
         assert gap.tokens > 50
@@ -39,3 +47,16 @@ def test_the_engine_agrees_with_the_trainer(family, tmp_path):
         engine.update_weights(student.model.state_dict())
         again = agreement(student, requests, engine.generate(requests))
         assert again.largest < TOLERANCE, again
+
+
+@pytest.mark.slow  # a server, 40 s; video slots with gaps go a way of their own
+def test_a_server_agrees_with_the_trainer_about_timed_videos(tmp_path):
+    student = families.load(build(tmp_path / "model", "qwen3_vl"))
+    requests = everything(student)
+    with served(tmp_path / "model", tmp_path / "server.log") as (_, url):
+        servers = Servers([url], [url], student, tmp_path)
+        gap = agreement(student, requests, servers.generate(requests))
+        servers.update_weights(student.model.state_dict())
+        again = agreement(student, requests, servers.generate(requests))
+    assert gap.tokens > 50
+    assert max(gap.largest, again.largest) < TOLERANCE, gap

@@ -2,55 +2,22 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
-import httpx2
 import pytest
 
 from longrl.rollout.request import EngineError, EngineLost
 from longrl.rollout.server import Servers
 from tests.rollouts import agreement, mixed, new_weights_are_used_and_old_prefixes_forgotten, request
+from tests.served import served
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
 def server(student_folder, tmp_path_factory):
     """A server of the tiny student: its process and URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "longrl.rollout.serve", str(student_folder), "--max-model-len", "512"]
-    command += ["--dtype", "float32", "--max-num-seqs", "64", "--port", str(port)]
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, env=os.environ | ENVIRONMENT, stdout=out, stderr=out, start_new_session=True
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while not healthy(url):
-            assert process.poll() is None, f"the server ended:\n{log.read_text()[-3000:]}"
-            time.sleep(0.5)
-        yield process, url
-    finally:
-        with suppress(ProcessLookupError):  # a test may have ended it
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def healthy(url):
-    try:
-        return httpx2.get(url + "/health", timeout=2).is_success
-    except httpx2.TransportError:
-        return False
+    with served(student_folder, tmp_path_factory.mktemp("server") / "server.log") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,10 @@ EXTRAS = {
 def card(dataset: ArtifactRef, form: str, files: Sequence[Path], warehouse: Warehouse) -> str:
     """README.md of an export: front matter (split files, for Hugging Face), counts, distributions, provenance."""
     table = dataset.table()
+    shown = "videos, groups of images and texts" if "media" in table.columns else "videos"
     parts = [
         front_matter(form, files),
-        f"# {table.height} questions about {table['video_id'].n_unique()} videos\n",
+        f"# {table.height} questions about {table['video_id'].n_unique()} {shown}\n",
         f"Format `{form}`, written by longrl {__version__} from its artifact `curate/{dataset.key}`. {EXTRAS[form]} "
         "Videos are not part of it: paths are below the folder of videos, ids are the sha256 of a file's bytes.\n",
         f"Read it again with `make train DATASET=<this folder> FORMAT={form} VIDEOS=<folder of videos>`.\n",
