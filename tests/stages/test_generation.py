@@ -137,6 +137,20 @@ def test_a_reward_of_the_wrong_length_ends_in_words(beginning, tmp_path):
         beginning.rl(rewards={f"{mine}:mine": 1.0}, ranks=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_random_generator_learns_to_draw_brighter_or_with_the_sign_flipped_darker(beginning, sign):
+    sampling = {"steps": 6, "window": 3, "window_to": 4, "shared_noise": True}
+    changes = {"steps": 20, "group_size": 8, "lora_rank": 8, "lora_alpha": 16, "updates_per_batch": 2, "warmup": 3}
+    made = beginning.rl(
+        **changes, sampling=sampling, rewards={"brightness": sign}, learning_rate=6e-3, kl=0.02, clip=5e-3, ranks=1
+    )
+    rows = generation.rows_of(made.file("metrics.jsonl"))
+    before, after = (sum(row["rewards"]["brightness"] for row in part) / 4 for part in (rows[:4], rows[-4:]))
+    assert sign * (after - before) > 0.06
+    assert rows[-1]["diversity"] > 0.6 * rows[0]["diversity"]
+
+
 def test_more_ranks_than_prompts_are_refused():
     with pytest.raises(ValueError, match="fewer than the 3 ranks"):
         GenerateRlSettings(prompts_per_step=2, ranks=3)
