@@ -16,7 +16,7 @@ from flows.server import ServerError
 GRACE = {"worker": 15.0, "server": 8.0}  # seconds to end by themselves
 RUN_GRACE = 30.0  # seconds that all runs together may take to end
 FALLS = 3  # times that a part may end, each time within `STEADY` seconds of its start, before it is given up
-STEADY = 60.0
+STEADY = 10.0
 
 
 class Part:

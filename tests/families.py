@@ -17,8 +17,11 @@ from longrl.config import ModelSettings
 from longrl.models.base import Student
 from longrl.models.families import FAMILIES, class_of
 from longrl.models.prompt import Medium, Prompt
+from longrl.models.siglip import SiglipStudent
 from longrl.models.tiny import SPECIAL, train_tokenizer
 
+# Those whose pictures may have any size; the others are in test_vila and test_llava_onevision.
+ANY_SIZE = {name: entry for name, entry in FAMILIES.items() if name.startswith("qwen")}
 TEXTS = ["<think>the red ball moves left and then right.</think><answer>A</answer>", "Describe the video. - red (A)"]
 SIZES = ModelSettings(
     hidden_size=128, layers=3, heads=4, feed_forward=256, vision_width=32, vision_depth=3, initializer_range=0.1
@@ -68,10 +71,13 @@ def look(student: Student, shown: Sequence[tuple[str, np.ndarray, float]]) -> tu
     """Media, given as (kind, frames, seconds between temporal patches), and their embeddings."""
     media, embeds = [], []
     for kind, frames, spacing in shown:
+        if kind == "video" and isinstance(student, SiglipStudent):
+            frames = noise(len(frames), student.side, student.side)  # its tower knows no other size
         pixels, grid = student.patches(frames, kind)
         with torch.no_grad():
             embeds += student.encode([pixels], [grid])
-        media.append(student.chat.video(grid, spacing) if kind == "video" else student.chat.image(grid))
+        size = frames.shape[1:3]
+        media.append(student.chat.video(grid, spacing) if kind == "video" else student.image(*size))
     return media, tuple(embeds)
 
 

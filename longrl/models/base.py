@@ -34,6 +34,7 @@ from longrl.mrsp import attention
 from longrl.mrsp.lean import make_lean
 from longrl.video.sample import FramePlan
 
+MOST = 4096  # media of a prompt, where vLLM must know a number
 CAUSAL = {"full_attention": None, "sliding_attention": None}  # no mask is made; attention is causal by itself
 
 
@@ -57,7 +58,7 @@ class Student(ABC):
     def load(cls, folder: str | Path, dtype: torch.dtype | str = "float32", device: torch.device | str = "cpu") -> Self:
         """Load a folder of this family in training mode and prepare it."""
         dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-        student = cls(cls.load_model(folder, dtype), AutoTokenizer.from_pretrained(folder), cls.load_processor(folder))
+        student = cls(cls.load_model(folder, dtype), cls.load_tokenizer(folder), cls.load_processor(folder))
         student.model.to(device).train()
         student.prepare()
         return student
@@ -66,6 +67,11 @@ class Student(ABC):
     def load_model(cls, folder: str | Path, dtype: torch.dtype) -> Any:
         """The model of a folder."""
         return cls.MODEL.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+
+    @classmethod
+    def load_tokenizer(cls, folder: str | Path) -> Any:
+        """The tokenizer, with the chat template that the model was trained with."""
+        return AutoTokenizer.from_pretrained(folder)
 
     @classmethod
     def load_processor(cls, folder: str | Path) -> Any:
@@ -222,21 +228,29 @@ class Student(ABC):
         """Embed several media of one kind in one call of the tower: (tokens, W) each, differentiable."""
         raise StudentError(f"a {type(self).__name__} takes no pictures")
 
+    def patches_a_step(self, grid: Grid) -> int:
+        """Patches that the tower sees of one temporal patch: what one call of it may hold is counted in them."""
+        return grid[1] * grid[2]
+
+    def closing(self) -> Tensor:
+        """Embeddings (rows, W) that end a video, after its last temporal patch; none in most families."""
+        return torch.empty(0, self.width, dtype=self.dtype, device=self.device)
+
     def tower_digest(self) -> str:
         """16 hex digits of sha256 over configurations and weights of all encoders; names embeddings in the cache."""
         digest = hashlib.sha256()
-        for module in self.digested():
-            config = {k: v for k, v in module.config.to_dict().items() if not k.startswith("_")}
-            config.pop("transformers_version", None)
-            digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+        for config, module in self.digested():
+            told = {k: v for k, v in config.to_dict().items() if not k.startswith("_")}
+            told.pop("transformers_version", None)
+            digest.update(json.dumps(told, sort_keys=True, default=str).encode())
             for name, value in sorted(module.state_dict().items()):
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def digested(self) -> list[Any]:
-        """The modules, with a `config` each, that `tower_digest` is made of."""
-        return list(self.encoders())
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        """The modules that `tower_digest` is made of, with their configurations."""
+        return [(module.config, module) for module in self.encoders()]
 
     # From prompts to hidden states.
 
@@ -258,13 +272,17 @@ class Student(ABC):
         """Positions (A, tokens) of a slot's expanded tokens, counted from where the slot starts."""
         return torch.arange(len(slot.expanded)).expand(self.AXES, -1)
 
+    def look_up(self, ids: Tensor) -> Tensor:
+        """The language model's own embeddings of ids, (..., H); those of pads are not used."""
+        return self.model.get_input_embeddings()(ids)
+
     def token_embeds(self, ids: Tensor, media: Mapping[int, Tensor] | None = None) -> Tensor:
         """Embeddings of ids (any shape, W added); each pad of `media` is replaced by its rows, in order.
 
         `media`: (number of pads, W) by pad. Without media the last dimension is H. Raises `ValueError` when the
         number of pads differs from that of rows.
         """
-        embeds = self.model.get_input_embeddings()(ids)
+        embeds = self.look_up(ids)
         if not media:
             return embeds
         embeds = nn.functional.pad(embeds, (0, self.width - embeds.shape[-1]))
@@ -300,6 +318,16 @@ class Student(ABC):
         return {"inputs_embeds": embeds, "attention_mask": CAUSAL}
 
     # What vLLM takes. Class methods: an engine has no student.
+
+    VLLM_FOLDER: ClassVar[str] = ""  # the part of the model's folder that vLLM runs on
+    VLLM_MIXED: ClassVar[bool] = False  # it takes media as part of a prompt of embeddings (`longrl.models.mixed`)
+
+    @classmethod
+    def vllm_options(cls) -> dict[str, Any]:
+        """vLLM's arguments for media that come as embeddings; a tower is built only where vLLM can't do without."""
+        limits = dict.fromkeys(cls.KINDS, MOST if cls.VLLM_TOWER else 0)
+        options = {"enable_mm_embeds": bool(cls.KINDS), "limit_mm_per_prompt": limits}
+        return options | ({"skip_mm_profiling": True} if cls.VLLM_TOWER else {})
 
     @classmethod
     def vllm_medium(cls, medium: Medium, embeds: Tensor) -> dict[str, Tensor]:

@@ -41,11 +41,24 @@ class Family:
 
 SEEING: tuple[Kind, ...] = ("video", "image")
 TEXT = (("tokenizer.json",),)
+VILA_PARTS = ("llm", "vision_tower", "mm_projector")
+VILA = Family(
+    "VILA",
+    "longrl.models.vila:VILA",
+    SEEING,
+    needed=(("llm/tokenizer.json",), ("vision_tower/preprocessor_config.json",), ("mm_projector/config.json",)),
+    weights=VILA_PARTS,
+)
 
 FAMILIES: dict[str, Family] = {  # by `model_type` of config.json
     "qwen2_5_vl": Family("Qwen2.5-VL", "longrl.models.qwen2_5_vl:Qwen2_5_VL", SEEING, ("Qwen2_5_VLProcessor",)),
     "qwen2_vl": Family("Qwen2-VL", "longrl.models.qwen2_vl:Qwen2VL", SEEING, ("Qwen2VLProcessor",)),
     "qwen3_vl": Family("Qwen3-VL", "longrl.models.qwen3_vl:Qwen3VL", SEEING, ("Qwen3VLProcessor",)),
+    "llava_onevision": Family(
+        "LLaVA-OneVision", "longrl.models.llava_onevision:LlavaOnevision", SEEING, ("LlavaOnevisionProcessor",)
+    ),
+    "vila": VILA,
+    "llava_llama": VILA,  # as NVlabs/VILA names it, whatever the language model
     "qwen2_5_omni": Family(
         "Qwen2.5-Omni",
         "longrl.models.qwen2_5_omni:Qwen2_5_Omni",
@@ -130,7 +143,8 @@ def check_weights(folder: Path, told: str) -> None:
 
 def check_processor(folder: Path, family: Family, told: str) -> None:
     """Raise `StudentError` when the folder's processor is another model's: its class or its patch sizes say so."""
-    vision = json.loads((folder / "config.json").read_text()).get("vision_config") or {}
+    config = json.loads((folder / "config.json").read_text())
+    vision = (config.get("thinker_config") or config).get("vision_config") or {}
     sizes = {
         "patch_size": "patch_size",
         "merge_size": "spatial_merge_size",

@@ -81,6 +81,46 @@ _QWEN3_TOWER = {
     "num_position_embeddings": 2304,
 }
 
+# The VILA series: one SigLIP tower at 448 x 448 pixels, projectors of 2 x 2 and 3 x 3 patches.
+_VILA_TOWER = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+_QWEN2_7B = {
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 151_648,
+    "tie_word_embeddings": False,
+}
+_QWEN2_1B5 = _QWEN2_7B | {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+_VILA = {
+    "model_type": "llava_llama",
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "cls_patch",
+    "vision_tower_cfg": _VILA_TOWER,
+}
+
+
+def _vila(text: dict[str, Any], projector: str, **config: Any) -> dict[str, Any]:
+    return _VILA | {"llm_cfg": text, "mm_projector_cfg": {"mm_projector_type": projector}} | config
+
+
 PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen2.5-VL-3B-Instruct": {
         "model_type": "qwen2_5_vl",
@@ -123,4 +163,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "Qwen3-4B": {"model_type": "qwen3", **_QWEN3_4B},
+    "NVILA-8B": _vila(_QWEN2_7B, "mlp_downsample", dynamic_s2=True, s2_scales="448,896,1344"),
+    "NVILA-8B-Video": _vila(  # stage 4 of NVlabs/VILA scripts/NVILA
+        _QWEN2_7B,
+        "mlp_downsample_2x2_fix",
+        video_encoder='{"_target_": "llava.model.encoders.TSPVideoEncoder", "pool_sizes": [[8, 1, 1]]}',
+    ),
+    "NVILA-Lite-2B": _vila(_QWEN2_1B5, "mlp_downsample_3x3_fix"),
+    "LongVILA-R1-7B": _vila(_QWEN2_7B, "mlp_downsample_2x2_fix"),
 }

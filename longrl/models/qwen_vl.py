@@ -63,8 +63,8 @@ class QwenVL(Student):
         """The modules between tower and language model."""
         return [self.tower.merger]
 
-    def digested(self) -> list[Any]:
-        return [self.tower]
+    def digested(self) -> list[tuple[Any, nn.Module]]:
+        return [(self.tower.config, self.tower)]
 
     @property
     def merge(self) -> int:

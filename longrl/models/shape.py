@@ -18,6 +18,7 @@ from longrl.models import towers
 from longrl.models.published import PUBLISHED
 from longrl.models.towers import TOWERS, Tower
 
+SIGLIP = ("vila", "llava_llama", "llava_onevision")  # families whose parts have configurations of their own
 KNOWN = (*TOWERS, "qwen2", "qwen3")  # families, by model_type
 
 
@@ -114,13 +115,13 @@ class Shape:
         """Patches of a video of this many frames and pixels, and those of one temporal patch; none without a tower."""
         if self.tower is None:
             return 0, 0
-        side = self.tower.patch * self.tower.merge  # of a token
-        spatial = (height // side) * (width // side) * self.tower.merge**2
-        return -(-frames // self.tower.temporal) * spatial, spatial
+        spatial = self.tower.spatial(height, width)
+        pictures = self.tower.temporal if self.tower.single else 1
+        return -(-frames // self.tower.temporal) * pictures * spatial, spatial
 
     def video_tokens(self, frames: int, height: int, width: int) -> int:
         """Tokens that the language model sees of a video."""
-        return self.patches(frames, height, width)[0] // self.tower.merge**2 if self.tower else 0
+        return -(-frames // self.tower.temporal) * self.tower.tokens(height, width) if self.tower else 0
 
     def stamps(self, frames: int) -> int:
         """Tokens of text that a prompt spends on the times of a video of so many frames."""
@@ -203,7 +204,33 @@ def tiny(model: ModelSettings) -> dict[str, Any]:
         ears = {"d_model": width, "encoder_layers": 1, "encoder_ffn_dim": 2 * width, "output_dim": model.hidden_size}
         sound = {"audio_config": ears | {"num_mel_bins": 16}, "position_id_per_seconds": 2}
         return {"model_type": "qwen2_5_omni_thinker", **text, **sound, "vision_config": tower}
+    if model.family in SIGLIP:
+        seen = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": depth + 1, "patch_size": 14}
+        seen |= {"image_size": 56, "vision_use_head": False}
+        if model.family == "llava_onevision":
+            return {"model_type": model.family, "text_config": text, "vision_config": seen, "vision_feature_layer": -2}
+        projector, video = {"mm_projector_type": "mlp_downsample_2x2_fix"}, {"pool_sizes": [[2, 1, 1]]}
+        parts = {"llm_cfg": text, "vision_tower_cfg": seen, "mm_projector_cfg": projector, "video_encoder": video}
+        return {"model_type": model.family, **parts}
     return {"model_type": model.family, **text, "vision_config": tower}
+
+
+def joined_parts(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of the families with a SigLIP tower, as `towers` and `from_config` read it."""
+    text = config.get("text_config") or config["llm_cfg"]
+    vision = config.get("vision_config") or config["vision_tower_cfg"]
+    chosen = config.get("mm_vision_select_layer", -2) if "llm_cfg" in config else config.get("vision_feature_layer", -1)
+    video = config.get("video_encoder") or "{}"
+    pools = (json.loads(video) if isinstance(video, str) else video).get("pool_sizes", [[1, 1, 1]])
+    joined = {
+        "layers": chosen if chosen >= 0 else vision["num_hidden_layers"] + 1 + chosen,
+        "projector": (config.get("mm_projector_cfg") or {}).get("mm_projector_type", ""),
+        "scales": len(config["s2_scales"].split(",")) if config.get("dynamic_s2") else 1,
+        "temporal": pools[0][0],
+        "out_hidden_size": text["hidden_size"],
+    }
+    tied = {"tie_word_embeddings": text.get("tie_word_embeddings", False)}
+    return config | {"text_config": text, "vision_config": vision | joined} | tied
 
 
 def from_config(config: dict[str, Any]) -> Shape:
@@ -215,6 +242,8 @@ def from_config(config: dict[str, Any]) -> Shape:
     kind = config.get("model_type", "qwen2_5_vl")
     if kind not in KNOWN:
         raise ShapeError(f"the sizes of a {kind!r} model are not known to the plan (known: {', '.join(KNOWN)})")
+    if kind in SIGLIP:
+        config = joined_parts(config)
     text = config.get("text_config") or config
     hidden, heads = text["hidden_size"], text["num_attention_heads"]
     key_heads, head = text.get("num_key_value_heads") or heads, text.get("head_dim") or hidden // heads

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
@@ -26,6 +27,21 @@ class Tower:
     temporal: int = 2  # frames that become one temporal patch
     outputs: int = 1  # embeddings of the language model's width that a token has
     stamp: int = 0  # text tokens that a prompt spends on each temporal patch
+    single: bool = False  # every frame goes through the tower by itself
+    fills: bool = False  # sides that `merge` does not divide are filled up, not cut
+
+    def spatial(self, height: int, width: int) -> int:
+        """Patches of a frame of so many pixels."""
+        rows, columns = height // self.patch, width // self.patch
+        if self.fills:
+            return rows * columns
+        return (rows // self.merge) * (columns // self.merge) * self.merge**2
+
+    def tokens(self, height: int, width: int) -> int:
+        """Tokens of a temporal patch."""
+        sides = (height // self.patch, width // self.patch)
+        rows, columns = (-(-side // self.merge) if self.fills else side // self.merge for side in sides)
+        return rows * columns
 
 
 def linear(inputs: int, outputs: int) -> int:
@@ -109,6 +125,61 @@ def qwen3_vl(config: dict[str, Any]) -> Tower:
     )
 
 
+def siglip(config: dict[str, Any], layers: int, projector: int, patch_weights: float, **sizes: Any) -> Tower:
+    """A SigLIP tower of which so many layers are run, with a projector of so many parameters, which takes so many
+    multiply-adds a patch."""
+    width, between, depth = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    values, places = 3 * config["patch_size"] ** 2, (config["image_size"] // config["patch_size"]) ** 2
+    block = 4 * width + 4 * linear(width, width) + linear(width, between) + linear(between, width)
+    parameters = depth * block + linear(values, width) + places * width + 2 * width
+    if config.get("vision_use_head", True):  # pools with attention; kept, never run
+        parameters += width + 4 * linear(width, width) + 2 * width + linear(width, between) + linear(between, width)
+    return Tower(
+        parameters=parameters + projector,
+        projector=projector,
+        depth=layers,
+        width=width,
+        patch_weights=layers * (4 * width**2 + 2 * width * between) + values * width + patch_weights,
+        full_blocks=layers,
+        window=0,
+        patch=config["patch_size"],
+        single=True,
+        fills=True,
+        **sizes,
+    )
+
+
+def vila(config: dict[str, Any]) -> Tower:
+    """A SigLIP tower read before its last layer, patches side by side in the projector, a newline for each step.
+
+    `config` is the tower's, with `layers`, `projector` (its type), `scales`, `temporal` (frames averaged) and
+    `out_hidden_size` of the rest.
+    """
+    out, rate = config["out_hidden_size"], 3 if "3x3" in config["projector"] else 2
+    side = config["hidden_size"] * config["scales"]
+    wide, widths = rate**2 * side, [rate**2 * side, out, out]
+    if rate == 3:
+        widths.insert(1, 3 * side)
+    pairs = list(pairwise(widths))
+    norms = 2 * wide + (2 * 3 * side if rate == 3 else 0)
+    return siglip(
+        config,
+        config["layers"],
+        norms + sum(linear(*pair) for pair in pairs),
+        sum(a * b for a, b in pairs) / rate**2,
+        merge=rate,
+        temporal=config["temporal"],
+        stamp=1,
+    )
+
+
+def llava_onevision(config: dict[str, Any]) -> Tower:
+    """A SigLIP tower, two layers on each patch, frames scaled down to half their side afterwards."""
+    width, out = config["hidden_size"], config["out_hidden_size"]
+    projector = linear(width, out) + linear(out, out) + out  # and the newline
+    return siglip(config, config["layers"], projector, width * out + out**2, merge=2, temporal=1)
+
+
 def ears(config: dict[str, Any]) -> int:
     """Parameters of Qwen2.5-Omni's tower of sound: two convolutions, layers of attention, a projection."""
     width, between, out = config["d_model"], config["encoder_ffn_dim"], config["output_dim"]
@@ -122,4 +193,7 @@ TOWERS: dict[str, Callable[[dict[str, Any]], Tower]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "qwen2_5_omni_thinker": qwen2_5_vl,
+    "vila": vila,
+    "llava_llama": vila,
+    "llava_onevision": llava_onevision,
 }

@@ -16,7 +16,6 @@ video is embedded by one rank.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from longrl.models.base import Student
-from longrl.models.prompt import Grid
+from longrl.models.prompt import Grid, Medium
 from longrl.mrsp.cache import EmbeddingCache, EmbeddingKey, VideoEmbeds
 from longrl.video.audio import SoundCache
 from longrl.video.decode import DecodeError, FrameCache
@@ -84,9 +83,14 @@ def encode(student: Student, wanted: Sequence[Shown]) -> list[Tensor]:
     return found
 
 
-def is_long(grid: Grid) -> bool:
+def patches_of(student: Student, grid: Grid) -> int:
+    """Patches that a tower sees of a medium."""
+    return grid[0] * student.patches_a_step(grid)
+
+
+def is_long(student: Student, grid: Grid) -> bool:
     """Whether a video takes more than one call of the tower."""
-    return math.prod(grid) > PATCHES
+    return patches_of(student, grid) > PATCHES
 
 
 @torch.no_grad()
@@ -131,13 +135,13 @@ def encode_videos(
             failures[view.video_id] = str(error)
             continue
         grid = shown.grid(student)
-        if shown.frames is not None and view.kind == "video" and is_long(grid):
-            keep(key, shown.beside(student, encode_long(student, shown.frames, grid)), grid)
+        if shown.frames is not None and view.kind == "video" and is_long(student, grid):
+            keep(key, shown.beside(student, encode_long(student, shown.frames, student.video(view.plan))), grid)
             continue
-        waiting += math.prod(grid)
+        waiting += patches_of(student, grid)
         if batch and waiting > PATCHES:
             flush()
-            waiting = math.prod(grid)
+            waiting = patches_of(student, grid)
         batch.append((key, shown))
     flush()
     return found
@@ -160,7 +164,7 @@ def encode_together(
     tower, dtype = student.tower_digest(), dtype_name(student)
     films = list(dict.fromkeys(View(*film) for film in wanted))
     seen = [film for film in films if film.kind == "video" and film.plan.times]
-    long = [film for film in seen if is_long(student.video(film.plan).grid)]
+    long = [film for film in seen if is_long(student, student.video(film.plan).grid)]
     short = [film for film in films if film not in set(long)][rank::ranks]
     failures: dict[str, str] = {}
     for start in range(0, len(short), TOGETHER):
@@ -181,24 +185,24 @@ def encode_together(
     for done, number in enumerate(sorted(number for _, part in everyone for number in part)):
         report(len(short) + done)
         view = long[number]
-        shown, grid = read(frames, view), student.video(view.plan).grid
+        shown, medium = read(frames, view), student.video(view.plan)
         assert shown.frames is not None
-        embeds = encode_long(student, shown.frames, grid, rank, ranks)
+        embeds = encode_long(student, shown.frames, medium, rank, ranks)
         if number in missing:
-            whole = VideoEmbeds(shown.beside(student, embeds), grid)
+            whole = VideoEmbeds(shown.beside(student, embeds), medium.grid)
             cache.put(EmbeddingKey(view.video_id, view.plan.digest, tower, dtype), whole)
     dist.barrier()  # what one rank has stored, all may read
     return {video_id: reason for part, _ in everyone for video_id, reason in part.items()}
 
 
-def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0, ranks: int = 1) -> Tensor:
+def encode_long(student: Student, frames: np.ndarray, medium: Medium, rank: int = 0, ranks: int = 1) -> Tensor:
     """Embed one video in chunks of whole temporal patches, every `ranks`-th of them on this rank.
 
-    `frames`: uint8 (T, height, width, 3). Returns (t * h * w / merge², W), on the CPU, the same on every rank.
+    `frames`: uint8 (T, height, width, 3). Returns (tokens, W), on the CPU, the same on every rank.
     """
-    t, h, w = grid
-    temporal, tokens = student.temporal, h * w // student.merge**2
-    steps = max(1, PATCHES // (h * w))  # temporal patches in a chunk
+    t, temporal, closing = medium.grid[0], student.temporal, student.closing()
+    tokens = (medium.tokens - len(closing)) // t  # of a temporal patch
+    steps = max(1, PATCHES // student.patches_a_step(medium.grid))  # temporal patches in a chunk
     parts: list[Tensor] = []
     for first in range(0, t, steps * ranks):
         part = torch.zeros(steps * tokens, student.width, dtype=student.dtype, device=student.device)
@@ -206,13 +210,13 @@ def encode_long(student: Student, frames: np.ndarray, grid: Grid, rank: int = 0,
         if start < t:
             pixels, piece = student.patches(frames[start * temporal : (start + steps) * temporal])
             (embeds,) = student.encode([pixels], [piece])
-            part[: len(embeds)] = embeds
+            part[: piece[0] * tokens] = embeds[: piece[0] * tokens]
         gathered = [part]
         if ranks > 1:
             gathered = [torch.empty_like(part) for _ in range(ranks)]
             dist.all_gather(gathered, part)
         parts += [each.cpu() for each in gathered]
-    return torch.cat(parts)[: t * tokens]
+    return torch.cat([torch.cat(parts)[: t * tokens], closing.cpu()])
 
 
 def dtype_name(student: Student) -> str:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from longrl.models.base import Student
@@ -27,7 +28,7 @@ def arguments(folder: str, max_model_len: int, family: type[Student], rest: list
     (['--model', 'folder', '--host', '127.0.0.1', '--enable-scale-out'], ['--port', '8000'])
     """
     options: dict[str, Any] = {
-        "model": folder,
+        "model": str(Path(folder) / family.VLLM_FOLDER),
         "host": "127.0.0.1",
         "enable_scale_out": True,
         "weight_transfer_config": {"backend": "longrl_shared_file"},

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from longrl.models.base import Student
+from longrl.models.mixed import embedded_input
 from longrl.rollout.request import EngineError, EngineLost, Request, Rollout, check_head, check_requests
 
 CONNECTIONS = 64  # requests under way to all servers together
@@ -53,6 +54,7 @@ class Servers:
         for url in self._told:
             self._post(url, "/init_weight_transfer_engine", {"init_info": {}})
         self._updates = 0
+        self._table: Tensor | None = None  # token embeddings of the servers, where prompts are given in embeddings
 
     def generate(self, requests: Sequence[Request]) -> list[list[Rollout]]:
         """Continue all requests, dealt out to the servers in turn; see `vllm.Engine.generate`.
@@ -69,6 +71,9 @@ class Servers:
     def update_weights(self, state: Mapping[str, Tensor]) -> None:
         """Put the trainer's weights into the servers this rank tells; they forget what they computed with others."""
         check_head(state)
+        if self._family.VLLM_MIXED:
+            (name,) = (name for name in state if name.endswith("embed_tokens.weight"))
+            self._table = state[name].detach().to("cpu", copy=True)
         if not self._told:
             return
         weights = self._family.vllm_weights(state)
@@ -100,26 +105,31 @@ class Servers:
 
     def _continue(self, number: int, request: Request) -> list[Rollout]:
         prompt, sampled = request.prompt, request.temperature > 0
-        body: dict[str, Any] = {
-            "token_ids": prompt.expanded,
-            "sampling_params": {
-                "n": request.n if sampled else 1,
-                "temperature": request.temperature,
-                "max_tokens": request.max_tokens,
-                "seed": request.seed if sampled else None,
-                "stop_token_ids": [self._chat.end],
-                "logprobs": 0,
-                "detokenize": False,
-            },
+        sampling: dict[str, Any] = {
+            "n": request.n if sampled else 1,
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "seed": request.seed if sampled else None,
+            "stop_token_ids": [self._chat.end],
+            "logprobs": 0,
         }
-        if features := self._family.vllm_features(prompt, request.embeds):
-            body["features"] = features
-        answer = self._post(self._urls[number % len(self._urls)], "/inference/v1/generate", body).json()
+        if self._family.VLLM_MIXED and prompt.media:
+            if self._table is None:
+                raise EngineError("push weights before the first rollout: these prompts are made of embeddings")
+            path, body = "/v1/completions", embedded_input(prompt, request.embeds, self._table)
+            body |= sampling | {"add_special_tokens": False, "return_token_ids": True}
+        else:
+            path, body = "/inference/v1/generate", {"token_ids": prompt.expanded}
+            body |= {"sampling_params": sampling | {"detokenize": False}}
+            if features := self._family.vllm_features(prompt, request.embeds):
+                body["features"] = features
+        answer = self._post(self._urls[number % len(self._urls)], path, body).json()
         rollouts = [self._rollout(choice) for choice in sorted(answer["choices"], key=lambda choice: choice["index"])]
         return rollouts if sampled else rollouts * request.n
 
     def _rollout(self, choice: dict[str, Any]) -> Rollout:
-        ids, logprobs = choice["token_ids"], [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        ids, found = choice["token_ids"], choice["logprobs"]
+        logprobs = found["token_logprobs"] if "content" not in found else [e["logprob"] for e in found["content"]]
         return Rollout(ids, logprobs, self._chat.decode(ids), choice["finish_reason"])
 
     def _post(self, url: str, path: str, body: Any = None) -> httpx2.Response:

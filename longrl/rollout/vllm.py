@@ -36,25 +36,21 @@ from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
 
 BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
-MOST = 4096  # media of a prompt, where vLLM must know a number
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 
 def model_options(max_model_len: int, family: type[Student]) -> dict[str, Any]:
     """vLLM's arguments without which its rollouts would not be the trainer's; a server needs the same."""
-    tower = {"skip_mm_profiling": True} if family.VLLM_TOWER else {}
     return {
         "max_model_len": max_model_len,
         "max_num_batched_tokens": max(STEP_TOKENS, max_model_len),
         "enable_chunked_prefill": False,
         "enable_prefix_caching": True,
         "block_size": BLOCK,
-        "enable_mm_embeds": bool(family.KINDS),
-        "limit_mm_per_prompt": dict.fromkeys(family.KINDS, MOST if family.VLLM_TOWER else 0),
         "logprobs_mode": "processed_logprobs",
         "generation_config": "vllm",
         "enforce_eager": not torch.cuda.is_available(),
-        **tower,
+        **family.vllm_options(),
     }
 
 
@@ -103,7 +99,7 @@ class Engine:
                 cpu_kernels.register()
                 options |= cpu_kernels.PREFERRED
             self._llm: Any = LLM(
-                str(folder),
+                str(self.folder / self._family.VLLM_FOLDER),
                 dtype=dtype,
                 seed=seed,
                 max_num_seqs=max_num_seqs,

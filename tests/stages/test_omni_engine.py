@@ -1,5 +1,6 @@
 """Qwen2.5-Omni in a real vLLM engine: sound, video with its sound, images and text, with the trainer's positions."""
 
+import json
 import shutil
 
 import pytest
@@ -33,3 +34,22 @@ def test_the_engine_agrees_with_the_trainer_about_what_is_heard(tmp_path):
         engine.update_weights(student.model.state_dict())
         again = agreement(student, requests, engine.generate(requests))
         assert again.largest < TOLERANCE, again
+
+
+@pytest.mark.slow  # imports vLLM
+def test_a_server_gets_what_the_engine_in_process_gets(tmp_path):
+    from vllm.entrypoints.scale_out.token_in_token_out.mm_features import mm_kwargs_from_features
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import MultiModalFeatures
+
+    student = families.load(build(tmp_path, "qwen2_5_omni"))
+    for shown in SHOWN.values():
+        prompt, embeds = ours(student, "what beeps", *shown)
+        sent = MultiModalFeatures(**json.loads(json.dumps(student.vllm_features(prompt, embeds))))
+        received, given = mm_kwargs_from_features(sent), student.vllm_input(prompt, embeds)
+        assert sent.mm_hashes == given["mm_hashes"]
+        for kind, items in given["mm_kwargs"].items():
+            places = [(place.offset, place.length) for place in sent.mm_placeholders[kind]]
+            assert places == [(place.offset, place.length) for place in given["mm_placeholders"][kind]]
+            for item, other in zip(items, received[kind], strict=True):
+                assert item.keys() == other.keys()
+                assert all(torch.equal(item[name].data, other[name].data) for name in item)

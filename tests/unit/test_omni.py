@@ -1,5 +1,7 @@
 """Qwen2.5-Omni: sound alone and beside its video, against transformers' own processor, positions and forward."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import (
 
 from longrl.models import families, qwen2_5_omni
 from longrl.models.families import StudentError
+from longrl.models.shape import PUBLISHED, from_config
 from longrl.mrsp import prefix
 from longrl.mrsp.cache import EmbeddingCache
 from longrl.mrsp.encode import encode_videos
@@ -200,3 +203,12 @@ def test_a_family_without_ears_says_so(loaded_student):
 def test_a_sound_of_no_token_is_refused(student):
     with pytest.raises(StudentError, match=r"0-0\.2 s is too short a sound"):
         student.media("video", FramePlan((), 0, 0, (0.0, 0.2)))
+
+
+def test_the_plan_counts_both_towers(student, folder):
+    shape = from_config(json.loads((folder / "config.json").read_text()))
+    assert shape.parameters == sum(p.numel() for p in student.model.parameters())
+    assert shape.ears == sum(p.numel() for p in student.ears.parameters())
+    assert shape.sound_rate == student.chat.pace
+    billions = {name: round(from_config(PUBLISHED[name]).parameters / 1e9, 2) for name in PUBLISHED if "Omni" in name}
+    assert billions == {"Qwen2.5-Omni-3B": 4.7, "Qwen2.5-Omni-7B": 8.93}  # thinkers
