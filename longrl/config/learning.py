@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -98,11 +98,8 @@ class Phase(Settings):
 
 
 class EngineSettings(Settings):
-    """How a model is trained, whatever the loss: AdamW, ZeRO, ranks and what saves memory."""
+    """How a model is trained, whatever the loss: AdamW, ZeRO and ranks."""
 
-    lora: LoraSettings = Later(
-        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
-    )
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
@@ -114,17 +111,13 @@ class EngineSettings(Settings):
     ranks: int = Effort(
         2,
         ge=1,
-        description="Training processes on this machine, in RL each with its own rollout engine; a killed run may go "
+        description="Training processes on each machine, in RL each with its own rollout engine; a killed run may go "
         "on with another number.",
     )
-    sequence_parallel: int = Effort(
-        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
-    )
-    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
-        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
-    )
-    mlp_tiles: int = Effort(
-        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
+    nodes: Annotated[int, Field(ge=1)] | tuple[str, ...] = Effort(
+        1,
+        description="Machines that train together: how many of the SLURM job that this runs in, or their names, this "
+        "one first, to be reached by ssh.",
     )
 
     @field_validator("offload")
@@ -136,16 +129,54 @@ class EngineSettings(Settings):
             raise ValueError(f"offload {offload!r} needs zero_stage {least} or higher, not {stage}")
         return offload
 
+    @field_validator("nodes")
+    @classmethod
+    def _some_nodes(cls, nodes: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        """A list names each machine once."""
+        if not isinstance(nodes, int) and (not nodes or len(set(nodes)) < len(nodes) or not all(nodes)):
+            raise ValueError(f"name at least one machine, and each once, not {list(nodes)}")
+        return nodes
+
+    @property
+    def machines(self) -> int:
+        """How many machines train together."""
+        return count(self.nodes)
+
+
+def count(nodes: int | tuple[str, ...]) -> int:
+    """How many machines `nodes` stands for."""
+    return nodes if isinstance(nodes, int) else len(nodes)
+
+
+class StudentEngineSettings(EngineSettings):
+    """The same for the student: also LoRA, and what saves memory in long sequences."""
+
+    lora: LoraSettings = Later(
+        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
+    )
+    sequence_parallel: int = Effort(
+        1,
+        ge=1,
+        description="Ranks that share each packed sequence (Ulysses); divides the ranks (of all machines) and heads.",
+    )
+    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
+        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
+    )
+    mlp_tiles: int = Effort(
+        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
+    )
+
     @field_validator("sequence_parallel")
     @classmethod
     def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
         """Groups that share sequences are of one size, so it must divide the number of ranks."""
-        if (ranks := info.data.get("ranks", degree)) % degree:
-            raise ValueError(f"the degree must divide ranks, which is {ranks}")
+        ranks = info.data.get("ranks", degree) * count(info.data.get("nodes", 1))
+        if ranks % degree:
+            raise ValueError(f"the degree must divide the ranks of all machines, which are {ranks}")
         return degree
 
 
-class SftSettings(EngineSettings):
+class SftSettings(StudentEngineSettings):
     """Supervised fine-tuning on captions and chains of thought."""
 
     phases: tuple[Phase, ...] = Field(
@@ -229,7 +260,7 @@ class RolloutSettings(Settings):
     )
 
 
-class RlSettings(EngineSettings):
+class RlSettings(StudentEngineSettings):
     """RL on questions not seen in SFT, with rollouts from cached video embeddings.
 
     The default is DAPO's loss without its dynamic sampling (`refills`) and overlong shaping (the reward `overlong`).

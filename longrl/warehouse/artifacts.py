@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ from longrl.errors import LongrlError
 from longrl.limits import LIMITS
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
+from longrl.warehouse.sharing import unfinished
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -129,6 +131,10 @@ class Draft:
         """Record inputs that do not go on, as rows of `item`, `rule` and `reason`."""
         self._reject_frames.append(frame.select(*REJECTS))
 
+    def rejected_by_rule(self) -> dict[str, int]:
+        """So far, those of `reject`."""
+        return dict(Counter(row["rule"] for row in self._rejects))
+
     def close(self) -> None:
         frame = pl.concat([pl.DataFrame(self._rejects, schema=REJECTS), *self._reject_frames])
         frame.sort("item", "rule").write_parquet(self.folder / "rejects.parquet")
@@ -148,7 +154,7 @@ class Warehouse:
         self.video = video  # or only the items of this video and the rejected ones
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f"writable-{os.getpid()}"
+            probe = unfinished(self.root / ".locks" / "writable")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -178,7 +184,7 @@ class Warehouse:
 
     def latest(self, stage: str) -> ArtifactRef | None:
         """The newest finished artifact of a stage, or None."""
-        manifests = sorted((self.root / stage).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+        manifests = sorted((self.root / stage).glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
         return self.find(stage, manifests[-1].parent.name) if manifests else None
 
     def produce(
@@ -250,9 +256,11 @@ class Warehouse:
             file.flush()
             os.fsync(file.fileno())
         final = self.root / draft.stage / key
+        former = unfinished(final)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(former)
         draft.folder.rename(final)
+        shutil.rmtree(former, ignore_errors=True)  # over NFS, files that a reader has open stay for a while
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""

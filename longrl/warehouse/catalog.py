@@ -8,15 +8,14 @@ one: there is one writer at a time (a file lock), and readers never wait, clash 
 
 Tables: `artifacts` (every finished artifact), and the rows of one artifact of each stage: `videos`, `clips`,
 `captions`, `questions` (as written), `verdicts`, `dataset` (as curated), `rated` (with pass rates), `samples`,
-`answers` (to a benchmark); `splits` (question_id, video_id, category, split) and `rejects` (stage, item, rule, reason).
-Older artifacts are a query away:
+`answers` (to a benchmark), `prompts` and `drawn` (of generators); `splits` (question_id, video_id, category, split) and
+`rejects` (stage, item, rule, reason). Older artifacts are a query away:
 `SELECT * FROM read_parquet('<path from artifacts>/part-*.parquet')`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ import polars as pl
 
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import MANIFEST, ArtifactRef, Warehouse, WarehouseError
+from longrl.warehouse.sharing import unfinished
 
 CATALOG = "catalog.duckdb"
 
@@ -41,6 +41,8 @@ TABLES = {
     "difficulty": "rated",
     "evaluate": "samples",
     "benchmark": "answers",
+    "prompts": "prompts",
+    "compare": "drawn",
 }
 
 ARTIFACTS: dict[str, Any] = {
@@ -68,9 +70,9 @@ def rebuild(warehouse: Warehouse, current: Iterable[ArtifactRef] = ()) -> Path:
     from several processes at once: they take turns. Raises `WarehouseError` when the file cannot be written.
     """
     path = warehouse.root / CATALOG
-    fresh = warehouse.root / f".{CATALOG}-{os.getpid()}"
+    fresh = unfinished(warehouse.root / CATALOG)
     with filelock.FileLock(warehouse.root / ".locks" / "catalog.lock"):
-        for leftover in warehouse.root.glob(f".{CATALOG}-*"):  # of a killed writer; we hold the lock
+        for leftover in warehouse.root.glob(f".{CATALOG}?*"):  # of a killed writer; we hold the lock
             leftover.unlink()
         artifacts = list_artifacts(warehouse)
         shown = {row["stage"]: Path(row["path"]) for row in artifacts.iter_rows(named=True)}  # newest last
