@@ -10,6 +10,7 @@ PYTHON ?= python3
 NAME ?=
 ARGS ?=
 DRY_RUN ?=
+PROMPTS ?=
 REDO ?= all
 DATASET ?=
 FORMAT ?=
@@ -42,10 +43,10 @@ QUIZ = --benchmark "$(BENCHMARK)" --data "$(DATA)" $(if $(MODEL),--model "$(MODE
   $(if $(FRAMES),--frames "$(FRAMES)") $(if $(filter command,$(firstword $(origin REDO))),--redo "$(REDO)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline dataset train evaluate rerun ui export config doctor logs plan test test-all bench lint format docs lock clean
+.PHONY: help setup pipeline dataset train evaluate generate-rl rerun ui export config doctor logs plan test test-all bench lint format docs lock clean
 
 help: ## list the targets and the variables they take
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo
 	@echo "  RECIPE=tiny        a name from longrl/recipes      VIDEOS=/path   your own files instead of rendered stories"
 	@echo "  SEED=0             corpus, splits and training     WAREHOUSE=dir  where artifacts go"
@@ -56,6 +57,7 @@ help: ## list the targets and the variables they take
 	@echo "  RUNNER=prefect     or ray                          GPUS=8 GPU_GIB=80 FRAMES=512  what make plan reckons with"
 	@echo "  BENCHMARK=videomme one of longrl/evaluation/benchmarks  DATA=folder  its publisher's files"
 	@echo "  MODEL=rl           or base, sft, a Hugging Face folder, openai:<model> (SET='benchmark.server.base_url=...')"
+	@echo "  PROMPTS=file       what generators draw, one prompt a line"
 	@echo "  ENGINE=vllm        or transformers                 FRAMES='8 16 32'  frame budgets of a benchmark"
 
 setup: .venv/ready ## create .venv from requirements.lock (done by every other target when needed)
@@ -80,6 +82,11 @@ train: setup ## run up to the RL checkpoint
 
 evaluate: setup ## run up to the evaluation; with BENCHMARK=videomme DATA=folder have MODEL answer that instead
 	@$(PY) -m $(if $(BENCHMARK),flows benchmark $(QUIZ),flows evaluate) $(ARGUMENTS)
+
+generate-rl: setup ## RL for a generator: make generate-rl RECIPE=tiny-image|tiny-video|sd3.5-medium|wan2.1-1.3b [MODEL=folder]
+	@$(PY) -m flows.generate --recipe "$(if $(filter tiny,$(RECIPE)),tiny-image,$(RECIPE))" --warehouse "$(WAREHOUSE)" \
+	  $(if $(SEED),--seed $(SEED)) $(if $(MODEL),--model "$(MODEL)") $(if $(PROMPTS),--prompts "$(PROMPTS)") \
+	  $(foreach s,$(SET),--set $(s)) $(if $(DRY_RUN),--dry-run)
 
 rerun: setup ## compute one stage anew: make rerun STAGE=caption [VIDEO=id] [REDO=rejects] [UPSTREAM=segment/key]
 	@$(PY) -m flows stage $(ARGUMENTS) --stage "$(STAGE)" --redo "$(REDO)" $(if $(VIDEO),--video "$(VIDEO)") \

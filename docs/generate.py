@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from docs import figures
-from longrl.config import PipelineConfig, recipes
+from longrl.config import GenerateConfig, PipelineConfig, generation_recipes, recipes
 
 PAGE = Path(__file__).with_name("configuration.md")
 
@@ -26,6 +26,12 @@ holds what differs from the defaults below; the recipes are: {recipes}.
 
 A stage's artifact is named by the hash of its own section (and its inputs), so changing a setting reruns that stage and
 what depends on changed bytes, nothing else. Unknown settings are errors that name the nearest valid one.
+"""
+
+GENERATION = """
+## Generation
+
+Settings of `make generate-rl` ([generation.md](generation.md)); the recipes are: {recipes}.
 """
 
 TABLE = "| setting | default | meaning |\n|---|---|---|\n"
@@ -47,15 +53,22 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def page() -> str:
     """The whole page as Markdown."""
-    parts = [HEAD.format(recipes=", ".join(f"`{name}`" for name in recipes()))]
+    head = HEAD.format(recipes=", ".join(f"`{name}`" for name in recipes()))
+    names = ", ".join(f"`{name}`" for name in generation_recipes())
+    return whole(PipelineConfig, head, "##") + whole(GenerateConfig, GENERATION.format(recipes=names), "###")
+
+
+def whole(config: type[BaseModel], head: str, level: str) -> str:
+    """All sections of one configuration under its head."""
+    parts = [head]
     general = []
-    for name, field in PipelineConfig.model_fields.items():
+    for name, field in config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            parts.append(f"\n## {name}\n\n{(field.annotation.__doc__ or '').strip()}\n\n{TABLE}")
+            parts.append(f"\n{level} {name}\n\n{(field.annotation.__doc__ or '').strip()}\n\n{TABLE}")
             parts.append("\n".join(rows(field.annotation, f"{name}.")) + "\n")
         else:
             general.append(f"| `{name}` | `{field.get_default()!r}` | {field.description} |")
-    parts.insert(1, f"\n## The run\n\n{TABLE}" + "\n".join(general) + "\n")
+    parts.insert(1, f"\n{level} The run\n\n{TABLE}" + "\n".join(general) + "\n")
     return "".join(parts)
 
 

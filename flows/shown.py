@@ -33,8 +33,17 @@ def label(config: PipelineConfig, dataset: ArtifactRef | None = None) -> None:
         return
     run = context.flow_run
     name = f"{run.name.partition(VERSION)[0]}{VERSION}{dataset.key[:8]}" if dataset else None
+    tag(tags(config), name)
+
+
+def tag(words: set[str], name: str | None = None) -> None:
+    """Add tags to the current flow run, and rename it where a name is given; outside of a flow run nothing happens."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return
+    run = context.flow_run
     with get_client(sync_client=True) as client:
-        client.update_flow_run(run.id, name=name, tags=sorted({*run.tags, *tags(config)}))
+        client.update_flow_run(run.id, name=name, tags=sorted({*run.tags, *words}))
 
 
 def show_results(page: Path) -> None:

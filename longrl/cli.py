@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     puzzles = commands.add_parser("puzzles", help="write small questions with known answers, as a LLaVA dataset")
     puzzles.add_argument("kind", choices=("text", "images"), help="what they are about")
     puzzles.add_argument("out", help="a folder that is not there yet")
-    puzzles.add_argument("--count", type=int, default=3000, help="how many, for all splits together")
+    puzzles.add_argument("--count", type=int, default=6000, help="how many, for all splits together")
     puzzles.add_argument("--seed", type=int, default=0, help="of what is drawn")
 
     compare = commands.add_parser("compare", parents=[shared], help="two evaluated models on the same questions")
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("leaderboard", parents=[shared], help="write the page of all models on all benchmarks")
 
     plan = commands.add_parser("plan", help="memory and seconds of an RL step, and its sequence-parallel degree")
-    plan.add_argument("--recipe", default="tiny", help="a name from longrl/recipes")
+    plan.add_argument("--recipe", default="tiny", help="a name from longrl/recipes, or a generator's")
     plan.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any setting")
     plan.add_argument("--gpus", type=int, default=1, help="GPUs, all alike")
     plan.add_argument("--gpu-gib", type=float, default=80.0, help="memory of each, in GiB")
@@ -128,7 +128,8 @@ def puzzles(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    from longrl.config import ConfigError, load_config
+    from longrl.config import ConfigError, generation_recipes, load_config, load_generation
+    from longrl.diffusion.plan import plan as plan_generator
     from longrl.mrsp.costs import Machine, measured_tflops
     from longrl.mrsp.plan import plan
 
@@ -137,10 +138,14 @@ def plan(options: argparse.Namespace) -> None:
         raise ConfigError(f"--set {wrong[0]}: write it as FIELD=VALUE, for example rl.group_size=16")
     if options.gpus < 1 or options.gpu_gib <= 0 or (options.frames is not None and options.frames < 2):
         raise ConfigError("--gpus must be at least 1, --gpu-gib above 0 and --frames at least 2")
-    config = load_config(options.recipe, {name: value for name, _, value in pairs})
+    overrides = {name: value for name, _, value in pairs}
     tflops = measured_tflops() if options.measure else options.tflops
     machine = Machine(options.gpus, options.gpu_gib, tflops)
-    print(plan(config, machine, options.frames, options.degree))
+    if options.recipe in generation_recipes():
+        frames = {} if options.frames is None else {"generator.frames": options.frames}
+        print(plan_generator(load_generation(options.recipe, overrides | frames), machine))
+    else:
+        print(plan(load_config(options.recipe, overrides), machine, options.frames, options.degree))
 
 
 def compare(options: argparse.Namespace) -> None:

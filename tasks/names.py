@@ -17,6 +17,8 @@ WORKS_ON = {
     "imported": ("videos", "videos"),
     "difficulty": ("dataset", "questions"),
     "evaluate": ("dataset", "questions"),
+    "conditioning": ("prompts", "prompts"),
+    "compare": ("prompts", "prompts"),
 }
 
 
@@ -40,6 +42,10 @@ def run_name(stage: str, parameters: dict[str, Any]) -> str:
             parts = [key(parameters["dataset"]), f"{sum(phase.steps for phase in settings.phases)} steps"]
         case "rl" if settings:
             parts = [key(parameters["dataset"]), settings.algorithm, f"{settings.steps} steps"]
+        case "generator" if settings:
+            parts = [os.path.basename(os.path.normpath(settings.path)) if settings.path else f"tiny, {seed}"]
+        case "flowmatch" | "flowgrpo" if settings:
+            parts = [key(parameters["prompts"]), f"{settings.steps} steps"]
         case _:
             name, unit = WORKS_ON.get(stage, ("", ""))
             ref = parameters.get(name)

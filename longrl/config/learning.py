@@ -98,11 +98,8 @@ class Phase(Settings):
 
 
 class EngineSettings(Settings):
-    """How a model is trained, whatever the loss: AdamW, ZeRO, ranks and what saves memory."""
+    """How a model is trained, whatever the loss: AdamW, ZeRO and ranks."""
 
-    lora: LoraSettings = Later(
-        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
-    )
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
     betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's decay rates of the moments.")
     gradient_clipping: float = Field(1.0, gt=0.0, description="Largest global gradient norm.")
@@ -122,17 +119,6 @@ class EngineSettings(Settings):
         description="Machines that train together: how many of the SLURM job that this runs in, or their names, this "
         "one first, to be reached by ssh.",
     )
-    sequence_parallel: int = Effort(
-        1,
-        ge=1,
-        description="Ranks that share each packed sequence (Ulysses); divides the ranks (of all machines) and heads.",
-    )
-    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
-        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
-    )
-    mlp_tiles: int = Effort(
-        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
-    )
 
     @field_validator("offload")
     @classmethod
@@ -151,15 +137,6 @@ class EngineSettings(Settings):
             raise ValueError(f"name at least one machine, and each once, not {list(nodes)}")
         return nodes
 
-    @field_validator("sequence_parallel")
-    @classmethod
-    def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
-        """Groups that share sequences are of one size, so it must divide the number of ranks."""
-        ranks = info.data.get("ranks", degree) * count(info.data.get("nodes", 1))
-        if ranks % degree:
-            raise ValueError(f"the degree must divide the ranks of all machines, which are {ranks}")
-        return degree
-
     @property
     def machines(self) -> int:
         """How many machines train together."""
@@ -171,7 +148,35 @@ def count(nodes: int | tuple[str, ...]) -> int:
     return nodes if isinstance(nodes, int) else len(nodes)
 
 
-class SftSettings(EngineSettings):
+class StudentEngineSettings(EngineSettings):
+    """The same for the student: also LoRA, and what saves memory in long sequences."""
+
+    lora: LoraSettings = Later(
+        default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
+    )
+    sequence_parallel: int = Effort(
+        1,
+        ge=1,
+        description="Ranks that share each packed sequence (Ulysses); divides the ranks (of all machines) and heads.",
+    )
+    gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
+        "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
+    )
+    mlp_tiles: int = Effort(
+        1, ge=1, description="Parts of a sequence that feed-forward layers work on one by one, to save memory."
+    )
+
+    @field_validator("sequence_parallel")
+    @classmethod
+    def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
+        """Groups that share sequences are of one size, so it must divide the number of ranks."""
+        ranks = info.data.get("ranks", degree) * count(info.data.get("nodes", 1))
+        if ranks % degree:
+            raise ValueError(f"the degree must divide the ranks of all machines, which are {ranks}")
+        return degree
+
+
+class SftSettings(StudentEngineSettings):
     """Supervised fine-tuning on captions and chains of thought."""
 
     phases: tuple[Phase, ...] = Field(
@@ -255,7 +260,7 @@ class RolloutSettings(Settings):
     )
 
 
-class RlSettings(EngineSettings):
+class RlSettings(StudentEngineSettings):
     """RL on questions not seen in SFT, with rollouts from cached video embeddings.
 
     The default is DAPO's loss without its dynamic sampling (`refills`) and overlong shaping (the reward `overlong`).

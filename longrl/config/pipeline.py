@@ -8,12 +8,10 @@ reruns that stage and only what depends on changed bytes.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from longrl.config.base import ConfigError, Settings
 from longrl.config.benchmark import BenchmarkSettings
@@ -35,6 +33,7 @@ from longrl.config.learning import (
     RlSettings,
     SftSettings,
 )
+from longrl.config.reading import read_recipe, validated
 from longrl.config.tracking import TrackingSettings
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -89,57 +88,9 @@ def load_config(recipe: str = "tiny", overrides: dict[str, Any] | None = None) -
     path = RECIPES / f"{recipe}.yaml"
     if not path.is_file():
         raise ConfigError(f"unknown recipe {recipe!r}; the recipes are: {', '.join(recipes())}")
-    values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
-    values["recipe"] = recipe
-    for name, value in (overrides or {}).items():
-        set_dotted(values, name, yaml.safe_load(value) if isinstance(value, str) else value)
-    return parse_config(values)
+    return parse_config(read_recipe(path, overrides or {}))
 
 
 def parse_config(values: dict[str, Any]) -> PipelineConfig:
     """Validate a nested dictionary of settings; errors speak of fields as a person writes them."""
-    try:
-        return PipelineConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(describe(item) for item in error.errors())) from None
-
-
-def set_dotted(values: dict[str, Any], name: str, value: Any) -> None:
-    """Set `a.b.c` in nested dictionaries; an entry of a list goes by its name, as in `sft.phases.reason.steps`.
-
-    Raises `ConfigError` when `a.b` is a plain value or a list without such an entry.
-    """
-    *parents, last = name.split(".")
-    within: Any = values
-    for parent in parents:
-        if isinstance(within, list):
-            entries = {entry.get("name"): entry for entry in within if isinstance(entry, dict)}
-            if parent not in entries:
-                raise ConfigError(f"{name}: there is no {parent!r}, only {', '.join(map(str, entries)) or 'nothing'}")
-            within = entries[parent]
-        else:
-            within = within.setdefault(parent, {})
-        if not isinstance(within, dict | list):
-            raise ConfigError(f"{name}: {parent} is a single value, it has no fields")
-    if not isinstance(within, dict):
-        raise ConfigError(f"{name}: {parents[-1]} is a list; name one of its entries, then the field")
-    within[last] = value
-
-
-def field_names(model: type[BaseModel] = PipelineConfig, prefix: str = "") -> list[str]:
-    """Every setting's dotted name, sections before their fields."""
-    names = []
-    for name, field in model.model_fields.items():
-        names.append(prefix + name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += field_names(field.annotation, f"{prefix}{name}.")
-    return names
-
-
-def describe(error: Any) -> str:
-    """One line for one pydantic error, with the nearest valid key where a key is unknown."""
-    name = ".".join(str(part) for part in error["loc"])
-    if error["type"] != "extra_forbidden":
-        return f"{name}: {error['msg']} (got {error.get('input')!r})"
-    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.0)
-    return f"{name}: unknown setting; did you mean {near[0]!r}?"
+    return validated(PipelineConfig, values)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from longrl.evaluation.summary import percent
 
 
-def rendered(template: str, **values: Any) -> str:
-    """One of the templates beside this file as an HTML text."""
+def rendered(template: str, room: str = "longrl.evaluation", **values: Any) -> str:
+    """One of the templates of a room as an HTML text; it may include those beside this file."""
     environment = Environment(
-        loader=PackageLoader("longrl.evaluation", "."),
+        loader=ChoiceLoader([PackageLoader(place, ".") for place in dict.fromkeys((room, "longrl.evaluation"))]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -34,7 +34,7 @@ def student(
         source = check_folder(Path(settings.path).expanduser())
 
         def take(draft: Draft) -> None:
-            _copy(source, draft.folder / "hf")
+            copy_folder(source, draft.folder / "hf")
             draft.rows = 1
             draft.facts["source"] = str(source)
 
@@ -77,7 +77,8 @@ def fingerprint(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_folder(source: Path, target: Path) -> None:
+    """All files of a folder, hidden ones left out, as hard links where the file system allows."""
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(source.rglob("*")):
         name = path.relative_to(source)

@@ -124,7 +124,7 @@ class Engine:
         if self._plain and self.ranks == 1:  # DeepSpeed would copy all gradients together and back
             self._engine.enable_backward_allreduce = False
         self._state = OptimizerState(self._engine, named)
-        if settings.zero_stage == 3:  # the head's weight is used outside of its own module
+        if settings.zero_stage == 3 and hasattr(model, "get_output_embeddings"):  # used outside of its own module
             deepspeed.zero.register_external_parameter(trainee, model.get_output_embeddings().weight)  # type: ignore[operator]
 
     def total(self, *values: float) -> list[float]:

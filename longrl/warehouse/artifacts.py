@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,10 @@ class Draft:
     def reject_many(self, frame: pl.DataFrame) -> None:
         """Record inputs that do not go on, as rows of `item`, `rule` and `reason`."""
         self._reject_frames.append(frame.select(*REJECTS))
+
+    def rejected_by_rule(self) -> dict[str, int]:
+        """So far, those of `reject`."""
+        return dict(Counter(row["rule"] for row in self._rejects))
 
     def close(self) -> None:
         frame = pl.concat([pl.DataFrame(self._rejects, schema=REJECTS), *self._reject_frames])

@@ -8,8 +8,8 @@ one: there is one writer at a time (a file lock), and readers never wait, clash 
 
 Tables: `artifacts` (every finished artifact), and the rows of one artifact of each stage: `videos`, `clips`,
 `captions`, `questions` (as written), `verdicts`, `dataset` (as curated), `rated` (with pass rates), `samples`,
-`answers` (to a benchmark); `splits` (question_id, video_id, category, split) and `rejects` (stage, item, rule, reason).
-Older artifacts are a query away:
+`answers` (to a benchmark), `prompts` and `drawn` (of generators); `splits` (question_id, video_id, category, split) and
+`rejects` (stage, item, rule, reason). Older artifacts are a query away:
 `SELECT * FROM read_parquet('<path from artifacts>/part-*.parquet')`.
 """
 
@@ -41,6 +41,8 @@ TABLES = {
     "difficulty": "rated",
     "evaluate": "samples",
     "benchmark": "answers",
+    "prompts": "prompts",
+    "compare": "drawn",
 }
 
 ARTIFACTS: dict[str, Any] = {

@@ -158,6 +158,23 @@ ANSWERS = {
     "error": column(pl.String, nullable=True),  # why this row counts as wrong whatever the response
 }
 
+PROMPTS = {
+    "prompt_id": column(pl.String, pa.Check.str_length(16, 16), unique=True),  # of the sha256 of its text
+    "prompt": column(pl.String, pa.Check.str_length(min_value=1)),
+    "split": column(pl.String, pa.Check.isin(["train", "eval"])),
+}
+
+DRAWN = {
+    "model": column(pl.String, pa.Check.isin(["base", "rl"])),
+    "prompt_id": column(pl.String),
+    "prompt": column(pl.String),
+    "sample": column(pl.Int64, pa.Check.ge(0)),
+    "file": column(pl.String),  # picture or clip, relative to the artifact
+    "reward": column(pl.Float64, nullable=True),  # weighted sum; null: not a finite number
+    "rewards": column(pl.String),  # JSON: each reward by its name
+    "diversity": column(pl.Float64, pa.Check.ge(0)),  # mean distance (RMS, 0..1) to the prompt's other samples
+}
+
 SCHEMAS = {
     "ingest": VIDEOS,
     "segment": CLIPS,
@@ -168,6 +185,8 @@ SCHEMAS = {
     "difficulty": DATASET,
     "evaluate": SAMPLES,
     "benchmark": ANSWERS,
+    "prompts": PROMPTS,
+    "compare": DRAWN,
 }
 
 

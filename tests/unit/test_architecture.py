@@ -27,7 +27,7 @@ def test_the_library_knows_nothing_of_prefect(path):
 
 
 def test_opening_the_flows_loads_neither_torch_nor_vllm():
-    names = ("pipeline", "dataset", "train", "evaluate", "benchmark", "stage")
+    names = ("pipeline", "dataset", "train", "evaluate", "benchmark", "stage", "generate")
     code = f"import sys, {', '.join(f'flows.{name}' for name in names)}, deployments.ui; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    assert not {"torch", "vllm", "transformers", "deepspeed"} & set(loaded.split())
+    assert not {"torch", "vllm", "transformers", "deepspeed", "diffusers"} & set(loaded.split())

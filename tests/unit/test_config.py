@@ -3,7 +3,15 @@
 import pytest
 import yaml
 
-from longrl.config import ConfigError, PipelineConfig, field_names, load_config, recipes
+from longrl.config import (
+    ConfigError,
+    PipelineConfig,
+    field_names,
+    generation_recipes,
+    load_config,
+    load_generation,
+    recipes,
+)
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -52,7 +60,7 @@ def test_the_resolved_configuration_is_read_back_equal():
 
 
 def test_every_section_s_field_is_listed():
-    assert {"rl", "rl.group_size", "caption.server.base_url"} <= set(field_names())
+    assert {"rl", "rl.group_size", "caption.server.base_url"} <= set(field_names(PipelineConfig))
 
 
 def test_an_entry_of_a_list_is_set_by_its_name():
@@ -73,3 +81,26 @@ def test_an_entry_of_a_list_is_set_by_its_name():
 def test_a_name_that_leads_nowhere_says_what_there_is(name, message):
     with pytest.raises(ConfigError, match=f"{name}: {message}"):
         load_config("tiny", {name: "7"})
+
+
+@pytest.mark.parametrize("name", generation_recipes())
+def test_every_recipe_of_a_generator_is_valid(name):
+    assert load_generation(name, {"rl.steps": "7"}).rl.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"rl.stepz": 1}, "rl.stepz: unknown setting; did you mean 'rl.steps'"),
+        ({"rl.sampling.window": 99}, "a window of 99 does not fit"),
+        ({"generator.family": "sdxl"}, "generator.family: Input should be 'sd3', 'wan' or 'flux'"),
+    ],
+)
+def test_faults_of_a_generator_s_settings_are_told_by_field(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        load_generation("tiny-image", overrides)
+
+
+def test_an_unknown_recipe_of_a_generator_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"generators' are: sd3\.5-medium, tiny-image"):
+        load_generation("sdxl")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs.generate import PAGE, page
-from longrl.config import PipelineConfig, Settings
+from longrl.config import GenerateConfig, PipelineConfig, Settings
 
 ROOT = Path(__file__).parents[2]
 TARGETS = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
@@ -28,7 +28,8 @@ def test_the_configuration_page_is_the_generated_one():
 def sections() -> list[type[Settings]]:
     return [
         field.annotation
-        for field in PipelineConfig.model_fields.values()
+        for config in (PipelineConfig, GenerateConfig)
+        for field in config.model_fields.values()
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
     ]
 
