@@ -1,6 +1,7 @@
 """Each family against diffusers' own pipeline: the same prompt and noise give the same picture, to rounding."""
 
 import json
+from functools import cached_property
 
 import pytest
 import torch
@@ -34,6 +35,13 @@ class Loaded:
         self.levels = levels(self.family, self.folder, STEPS, self.family.tokens(self.folder, self.shape))
         self.noise = torch.randn(2, *self.shape, generator=torch.Generator().manual_seed(0))
 
+    @cached_property
+    def pipeline(self):
+        """Diffusers' own."""
+        pipeline = DiffusionPipeline.from_pretrained(self.folder)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def velocity(self, guidance):
         return Velocity(self.family, self.transformer, self.negative, guidance)
 
@@ -44,8 +52,7 @@ def loaded(request, tmp_path_factory):
 
 
 def by_diffusers(one, guidance):
-    pipeline = DiffusionPipeline.from_pretrained(one.folder)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = one.pipeline
     common = {"prompt": one.prompts, "num_inference_steps": STEPS, "height": 16, "width": 16, "output_type": "pt"}
     common["max_sequence_length"] = one.settings.prompt_tokens
     if one.family.name == "flux":
