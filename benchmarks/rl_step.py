@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 FRAMES = (16, 64, 256)
 BARS = {16: 4.0, 64: 8.0, 256: 14.0}
+ROUNDS = {16: 9, 64: 5}  # short steps are the noisiest
 SIDE, NEW = 112, 32  # pixels; tokens of a response
 TRL: dict[str, dict[str, Any]] = {
     "trl": {"micro_batch": 8, "frozen": False, "checkpointing": False},
@@ -58,14 +59,14 @@ TRL: dict[str, dict[str, Any]] = {
 def run(options: list[str]) -> Report:
     parser = argparse.ArgumentParser(prog="rl_step")
     parser.add_argument("--frames", type=int, nargs="+", default=FRAMES)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, help="steps of each contestant after its first; 9, 5 and 3 by default")
     chosen = parser.parse_args(options)
     os.environ["OMP_NUM_THREADS"] = "1"
     report = Report(settings=vars(chosen) | {"group": GROUP, "new_tokens": NEW, "side": SIDE}, keep=not options)
     with tempfile.TemporaryDirectory() as folder:
         model = small_model(Path(folder) / "model")
         for frames in chosen.frames:
-            rows = compare(model, frames, chosen.rounds)
+            rows = compare(model, frames, chosen.rounds or ROUNDS.get(frames, 3))
             report.rows += rows.values()
             report.bars += bars(frames, rows)
     return report

@@ -10,6 +10,8 @@ import asyncio
 import os
 import subprocess
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from longrl.errors import LongrlError
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("prefect.yaml")
 POOL = "longrl"
+POOLS = {"LONGRL_DATA_POOL": POOL, "LONGRL_GPU_POOL": POOL}  # variables of prefect.yaml, with their defaults
 TAG = "longrl"
 
 
@@ -41,24 +44,23 @@ def register(path: Path = FILE) -> list[str]:
     deployment.
     """
     listed = yaml.safe_load(path.read_text())["deployments"]
-    bootstrap(get_current_settings().api.url or "")
-    asyncio.run(make_pool())
+    environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": "", **POOLS} | os.environ
+    bootstrap()
+    asyncio.run(make_pools({environment[name] for name in POOLS}))
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
-    environment = {"LONGRL_ROOT": str(ROOT), "LONGRL_ARGUMENTS": ""} | os.environ
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RegistrationError(f"prefect deploy --prefect-file {path}:\n{done.stdout}{done.stderr}")
     return asyncio.run(drop_unlisted(listed))
 
 
-async def make_pool() -> None:
-    """The work pool of process workers, unless it is there; what a person changed in it stays."""
+async def make_pools(names: Collection[str]) -> None:
+    """Work pools of process workers, those that are there excepted: they may be of another type, or changed by hand."""
     template = ProcessWorker.get_default_base_job_template()
     async with get_client() as client:
-        try:
-            await client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
-        except ObjectAlreadyExists:
-            return
+        for name in sorted(names):
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
 
 
 async def drop_unlisted(listed: list[dict[str, Any]]) -> list[str]:

@@ -28,7 +28,7 @@ import filelock
 from prefect.settings import PREFECT_HOME
 
 from deployments.part import Part
-from deployments.register import FILE, POOL, ROOT
+from deployments.register import FILE, POOL, POOLS, ROOT
 from flows.arguments import config_of, fail_in_words, parser
 from flows.server import ADDRESS, HOST, SETTINGS, USERS, ServerError, healthy, wait_for, write_address
 
@@ -46,6 +46,7 @@ def environment(port: int, arguments: list[str]) -> dict[str, str]:
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",  # flows keep it for the stages' lines; here it is a file
         "LONGRL_ROOT": str(ROOT),
         "LONGRL_ARGUMENTS": shlex.join(arguments),
+        **POOLS,
     }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
@@ -29,9 +29,9 @@ STARTING = timedelta(minutes=10)  # a container may have to be pulled first
 ENDS = {f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled", "Cached", "TimedOut")}
 
 
-def bootstrap(url: str) -> None:
-    """Create on the server at this address what is not there yet."""
-    with SyncPrefectClient(url) as client:
+def bootstrap() -> None:
+    """Create on the server of PREFECT_API_URL what is not there yet."""
+    with get_client(sync_client=True) as client:
         for name, (slots, decay) in LIMITS.items():
             create_limit(client, name, slots, decay)
         known = {automation.name for automation in client.read_automations()}

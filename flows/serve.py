@@ -50,7 +50,7 @@ def serve_commands(home: Path, url: str) -> None:
             if unused(users):  # the command that started it has ended already
                 return
             time.sleep(0.1)
-        bootstrap(url)
+        bootstrap()
         write_address(home, url)
         while not unused(users):
             time.sleep(LOOK)

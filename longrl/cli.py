@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     puzzles = commands.add_parser("puzzles", help="write small questions with known answers, as a LLaVA dataset")
     puzzles.add_argument("kind", choices=("text", "images"), help="what they are about")
     puzzles.add_argument("out", help="a folder that is not there yet")
-    puzzles.add_argument("--count", type=int, default=3000, help="how many, for all splits together")
+    puzzles.add_argument("--count", type=int, default=6000, help="how many, for all splits together")
     puzzles.add_argument("--seed", type=int, default=0, help="of what is drawn")
 
     compare = commands.add_parser("compare", parents=[shared], help="two evaluated models on the same questions")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -111,8 +111,13 @@ class EngineSettings(Settings):
     ranks: int = Effort(
         2,
         ge=1,
-        description="Training processes on this machine, in RL each with its own rollout engine; a killed run may go "
+        description="Training processes on each machine, in RL each with its own rollout engine; a killed run may go "
         "on with another number.",
+    )
+    nodes: Annotated[int, Field(ge=1)] | tuple[str, ...] = Effort(
+        1,
+        description="Machines that train together: how many of the SLURM job that this runs in, or their names, this "
+        "one first, to be reached by ssh.",
     )
 
     @field_validator("offload")
@@ -124,6 +129,24 @@ class EngineSettings(Settings):
             raise ValueError(f"offload {offload!r} needs zero_stage {least} or higher, not {stage}")
         return offload
 
+    @field_validator("nodes")
+    @classmethod
+    def _some_nodes(cls, nodes: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        """A list names each machine once."""
+        if not isinstance(nodes, int) and (not nodes or len(set(nodes)) < len(nodes) or not all(nodes)):
+            raise ValueError(f"name at least one machine, and each once, not {list(nodes)}")
+        return nodes
+
+    @property
+    def machines(self) -> int:
+        """How many machines train together."""
+        return count(self.nodes)
+
+
+def count(nodes: int | tuple[str, ...]) -> int:
+    """How many machines `nodes` stands for."""
+    return nodes if isinstance(nodes, int) else len(nodes)
+
 
 class StudentEngineSettings(EngineSettings):
     """The same for the student: also LoRA, and what saves memory in long sequences."""
@@ -132,7 +155,9 @@ class StudentEngineSettings(EngineSettings):
         default_factory=LoraSettings, description="Train small updates of the language model (LoRA), or all of it."
     )
     sequence_parallel: int = Effort(
-        1, ge=1, description="Ranks that share each packed sequence (Ulysses); divides `ranks` and the model's heads."
+        1,
+        ge=1,
+        description="Ranks that share each packed sequence (Ulysses); divides the ranks (of all machines) and heads.",
     )
     gradient_checkpointing: Literal["none", "recompute", "offload"] = Effort(
         "none", description="Recompute layers in the backward pass, their inputs kept on the device or on the host."
@@ -145,8 +170,9 @@ class StudentEngineSettings(EngineSettings):
     @classmethod
     def _degree_divides_ranks(cls, degree: int, info: ValidationInfo) -> int:
         """Groups that share sequences are of one size, so it must divide the number of ranks."""
-        if (ranks := info.data.get("ranks", degree)) % degree:
-            raise ValueError(f"the degree must divide ranks, which is {ranks}")
+        ranks = info.data.get("ranks", degree) * count(info.data.get("nodes", 1))
+        if ranks % degree:
+            raise ValueError(f"the degree must divide the ranks of all machines, which are {ranks}")
         return degree
 
 

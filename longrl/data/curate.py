@@ -273,7 +273,7 @@ def write(connection: duckdb.DuckDBPyConnection, draft: Draft) -> None:
     ((last,),) = connection.sql("SELECT coalesce(max(position), 0) FROM questions").fetchall()
     for start in range(0, last + 1, BATCH):
         rows = relabelled(connection.sql(BALANCED, params={"start": start, "rows": BATCH}).pl())
-        draft.write(rows.select(*schemas.DATASET))
+        draft.write(rows.select(name for name in schemas.DATASET if name != "media"))  # all of videos
 
 
 def relabelled(dataset: pl.DataFrame) -> pl.DataFrame:

@@ -41,7 +41,7 @@ def flowgrpo(
             "folder": str(draft.folder),
             "seed": seed,
         }
-        run_ranks("longrl.diffusion.flowgrpo_loop", job, settings.ranks, draft, "flowgrpo", settings.steps, tracking)
+        run_ranks("longrl.diffusion.flowgrpo_loop", job, settings, draft, "flowgrpo", settings.steps, tracking)
 
     shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames, "shift": sizes.shift}
     parts: dict[str, Any] = {"settings": settings, "seed": seed, **shown}

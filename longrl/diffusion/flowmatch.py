@@ -50,7 +50,7 @@ def flowmatch(
             "folder": str(draft.folder),
             "seed": seed,
         }
-        run_ranks("longrl.diffusion.flowmatch_loop", job, settings.ranks, draft, "flowmatch", settings.steps, tracking)
+        run_ranks("longrl.diffusion.flowmatch_loop", job, settings, draft, "flowmatch", settings.steps, tracking)
 
     shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames}
     parts: dict[str, Any] = {"settings": settings, "seed": seed, **shown}

@@ -54,6 +54,7 @@ def examine(
             partial(accelerator.gpu, config, run, gpus),
             partial(accelerator.cuda, gpus, accelerator.torch_cuda(), accelerator.driver_cuda()),
         ]
+        checks += services.machines(config, run)
         if set(run) & set(ENGINES):
             checks += [
                 partial(accelerator.vllm, config, gpus, accelerator.installed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from longrl.config import PipelineConfig
 from longrl.doctor.finding import Finding, gib, ok
 from longrl.doctor.needs import TRAINED, disk_bytes, ranks, weights_bytes
+from longrl.warehouse.sharing import mounted, unfinished
 
 OLDEST, TOO_NEW = (3, 11), (3, 13)
 LEAST_DISK, GOOD_DISK = 200 * 2**20, 5 * 2**30  # bytes free; less breaks even the smallest run, or becomes tight
@@ -100,7 +102,7 @@ def warehouse(config: PipelineConfig) -> Finding:
     path = Path(config.warehouse).absolute()
     place = standing(path)
     try:
-        probe = place / f".writable-{os.getpid()}"
+        probe = unfinished(place / "writable")
         probe.touch()
         probe.unlink()
         if place != path and not place.is_dir():
@@ -111,16 +113,36 @@ def warehouse(config: PipelineConfig) -> Finding:
             f"the warehouse {path} can't be written to: {error.strerror}",
             "choose another folder with WAREHOUSE=/path, or change the owner of this one",
         )
-    kind = file_system(place)
+    kind, options = mounted(place)
     words = f"the warehouse {path} is writable (file system {kind})"
-    if kind.startswith(("nfs", "cifs", "smb", "fuse")):
-        remedy = "with several writers use a local disk, or NFS 4 with locking; the ledger is SQLite in WAL mode"
-        return Finding("warning", f"{words}; network file systems may not lock files", remedy)
+    if why := no_locks(place, options):
+        remedy = "mount it as NFS 4 without `nolock` or `local_lock`, or choose another disk with WAREHOUSE=/path"
+        return Finding("failure", f"{words}; {why}", remedy)
+    if kind.startswith(("cifs", "smb", "fuse")):
+        remedy = "with writers on several machines use NFS 4, or a cluster file system with flock"
+        return Finding("warning", f"{words}; whether other machines see its locks is not known", remedy)
     if kind in ("tmpfs", "ramfs"):
         return Finding(
             "warning", f"{words}; it is memory and gone after a restart", "choose a disk with WAREHOUSE=/path"
         )
     return ok(words)
+
+
+def no_locks(place: Path, options: str) -> str:
+    """Why processes of several machines can't lock files in a folder; empty when nothing speaks against it."""
+    told = set(options.split(","))
+    if told & {"nolock", "local_lock=all", "local_lock=flock", "localflock", "noflock"}:
+        return "it is mounted so that other machines don't see its locks"
+    probe = unfinished(place / "lockable")
+    try:
+        with probe.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return f"files can't be locked there ({error.strerror})"
+    finally:
+        probe.unlink(missing_ok=True)
+    return ""
 
 
 def videos(config: PipelineConfig) -> Finding:
@@ -139,17 +161,6 @@ def standing(path: Path) -> Path:
     """The path itself or its nearest ancestor that is there."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if place.exists())
-
-
-def file_system(path: Path) -> str:
-    """Kind of the file system below a path, such as ext4 or nfs4; "unknown" where the kernel doesn't tell."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    mounts = [(line.split()[4], line.split(" - ")[1].split()[0]) for line in lines]
-    inside = [(len(at), index, kind) for index, (at, kind) in enumerate(mounts) if path.resolve().is_relative_to(at)]
-    return max(inside)[2] if inside else "unknown"
 
 
 def memory_bytes() -> tuple[int, int]:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -10,9 +15,12 @@ import httpx2
 from longrl.config import PipelineConfig, TeacherServer
 from longrl.doctor.finding import Finding, Level, ok
 from longrl.doctor.needs import TRAINED
+from longrl.training import hosts
+from longrl.training.rank import TrainingError
 from longrl.training.trackers import asked_for, missing
 
 PATIENCE = 1.5  # seconds for an answer
+REACH = 15.0  # seconds in which another machine must run a command
 
 
 def teacher(stages: tuple[str, ...], server: TeacherServer) -> Finding:
@@ -45,6 +53,46 @@ def teacher(stages: tuple[str, ...], server: TeacherServer) -> Finding:
         known = ", ".join(names[:5]) or "nothing"
         return Finding("warning", words, f"check {where}.model; it lists {known}", stages)
     return ok(f"{server.base_url} answers as {server.model or names[0]}, {asks}")
+
+
+def machines(config: PipelineConfig, run: tuple[str, ...]) -> list[Callable[[], Finding]]:
+    """A check for each machine that stages train on beside this one."""
+    wanted: dict[tuple[str, ...], list[str]] = {}
+    for stage, settings in (("pretrain", config.pretrain), ("sft", config.sft), ("rl", config.rl)):
+        if stage in run and settings.machines > 1:
+            try:
+                names = hosts.machines(settings.nodes)
+            except TrainingError as error:
+                return [partial(Finding, "failure", str(error), f"set {stage}.nodes", (stage,))]
+            for host in names[1:]:
+                command = (
+                    *hosts.shell(host, isinstance(settings.nodes, int)),
+                    sys.executable,
+                    "-m",
+                    "longrl.training.node",
+                    "--here",
+                )
+                wanted.setdefault((host, *command), []).append(stage)
+    return [partial(machine, host, command, tuple(of)) for (host, *command), of in wanted.items()]
+
+
+def machine(host: str, command: list[str], stages: tuple[str, ...]) -> Finding:
+    """A machine can be reached without a password, and has this Python and longrl."""
+    shown = shlex.join(command[:-4])
+    try:
+        tried = subprocess.run(
+            command, capture_output=True, text=True, timeout=REACH, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    except subprocess.TimeoutExpired:
+        words = f"node {host} has not answered `{shown}` within {REACH:g} s"
+        return Finding("warning", words, "look whether it is up and free", stages)
+    except OSError as error:
+        return Finding("failure", f"node {host} can't be reached: {error}", f"mend {hosts.SHELL}", stages)
+    if tried.returncode:
+        why = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+        remedy = "let ssh in without a password, and have the same code and .venv there at the same paths"
+        return Finding("failure", f"node {host}, asked by `{shown}`: {why}", remedy, stages)
+    return ok(f"node {host} is reached by `{shown}`, for {' and '.join(stages)}")
 
 
 def rollout_server(url: str) -> Finding:

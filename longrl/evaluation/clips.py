@@ -7,7 +7,6 @@ only what is new.
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from longrl.teachers.pictures import jpeg_url, mp4
 from longrl.video.decode import read_frames
 from longrl.video.sample import FramePlan, fit
+from longrl.warehouse.sharing import unfinished
 
 LONGEST = 60.0  # seconds of film in one clip; what is longer is played from its own file
 LONGER_SIDE = 224  # pixels
@@ -92,6 +92,6 @@ def moments(spans: Sequence[Span]) -> tuple[float, ...]:
 
 def put(file: Path, content: bytes) -> None:
     """A file appears whole or not at all."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft = unfinished(file)
     draft.write_bytes(content)
     draft.replace(file)

@@ -8,7 +8,6 @@ browser that the report has too. It is written from the artifacts alone, so it c
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from longrl.evaluation.standings import Board, Entry, paired, standings
 from longrl.evaluation.statistics import Estimate
 from longrl.evaluation.summary import MODELS, percent, points
 from longrl.warehouse.artifacts import Warehouse, WarehouseError
+from longrl.warehouse.sharing import unfinished
 
 PAGE = "leaderboard.html"
 COLOURS = 8  # m0 ... m7 in page.css
@@ -34,7 +34,7 @@ def leaderboard(warehouse: Warehouse) -> Path:
     """Write the page and return its path. Raises `WarehouseError` when it cannot be written."""
     path = warehouse.root / "reports" / PAGE
     page = render(warehouse, path.parent)
-    draft = path.with_name(f".draft-{PAGE}-{os.getpid()}")
+    draft = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(page, encoding="utf-8")

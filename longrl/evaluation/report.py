@@ -6,7 +6,6 @@ Differences are stated as measured, with their standard errors; where something 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from longrl.evaluation.page import rendered
 from longrl.evaluation.summary import MODELS, NAMES, metrics, percent, reasons, summarize
 from longrl.video.decode import FrameCache
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse, WarehouseError
+from longrl.warehouse.sharing import unfinished
 
 
 def report(
@@ -33,7 +33,7 @@ def report(
     summary = summarize(config, refs, run_id, minutes)
     folder = warehouse.root / "reports" / run_id
     page = render(config, refs, summary, warehouse, folder)
-    draft = folder.with_name(f".draft-{run_id}-{os.getpid()}")
+    draft = unfinished(folder)
     try:
         draft.mkdir(parents=True, exist_ok=True)
         (draft / "index.html").write_text(page, encoding="utf-8")
@@ -41,8 +41,7 @@ def report(
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
-        link = folder.with_name(f".latest-{os.getpid()}")
-        link.unlink(missing_ok=True)
+        link = unfinished(folder.with_name("latest"))
         link.symlink_to(run_id)
         link.replace(folder.with_name("latest"))
     except OSError as error:

@@ -73,7 +73,7 @@ OMNI_CHAT = (
 class Thinker(Qwen2_5OmniThinkerForConditionalGeneration):
     """transformers' thinker, saved as a folder of the whole model."""
 
-    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # type: ignore[override]
         """Write weights and configuration under the names of the published checkpoints."""
         super().save_pretrained(save_directory, **options)
         folder = Path(save_directory)
@@ -107,6 +107,7 @@ class Qwen2_5_Omni(QwenVL):
 
     def __init__(self, model: Any, tokenizer: Any, processor: Any = None):
         super().__init__(model, tokenizer, processor)
+        self.chat: OmniChat
         self.chat.pace = model.config.position_id_per_seconds
         self.chat.turn = self.chat.pace * model.config.seconds_per_chunk
 

@@ -46,6 +46,7 @@ def freeze_unused(tower: Any, layers: int) -> None:
 
 def tiny_tower(settings: ModelSettings) -> SiglipVisionConfig:
     """A tower of the recipe's sizes, with one layer more than is run: families read it before the last."""
+    headless: dict[str, Any] = {"vision_use_head": False}
     return SiglipVisionConfig(
         hidden_size=settings.vision_width,
         intermediate_size=2 * settings.vision_width,
@@ -53,7 +54,7 @@ def tiny_tower(settings: ModelSettings) -> SiglipVisionConfig:
         num_attention_heads=4,
         image_size=TINY_SIDE,
         patch_size=PATCH,
-        vision_use_head=False,
+        **headless,
     )
 
 

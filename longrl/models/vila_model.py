@@ -67,7 +67,8 @@ class Projector(nn.Module):
         if kind not in DOWNSAMPLING:
             raise StudentError(f"mm_projector_type {kind!r} is not known; known are {', '.join(DOWNSAMPLING)}")
         self.rate = DOWNSAMPLING[kind]
-        self.config = ProjectorConfig(mm_projector_type=kind, architectures=["MultimodalProjector"])
+        named: dict[str, Any] = {"mm_projector_type": kind, "architectures": ["MultimodalProjector"]}
+        self.config = ProjectorConfig(**named)
         wide = width * self.rate**2
         into = [nn.LayerNorm(wide), nn.Linear(wide, hidden if self.rate == 2 else 3 * width), nn.GELU()]
         if self.rate == 3:

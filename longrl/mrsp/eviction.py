@@ -9,7 +9,8 @@
    clears them away.
 3. Where living processes use more than the limit, the cache outgrows it; a run is never starved.
 
-The locks are flock(2), so all processes of a machine agree; over a network file system as far as it carries flock.
+The locks are flock(2), so all processes of a machine agree, and of all machines where the file system carries locks
+(see `longrl.warehouse.sharing`).
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def living_pins(folder: Path) -> set[str]:
     """What living processes have pinned; the lists of dead ones are deleted. Call it with the gate held alone."""
     pinned: set[str] = set()
     for path in (folder / ".pins").glob("*"):
-        with path.open() as file:
+        with path.open("r+") as file:  # NFS wants it open for writing to lock it alone
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
@@ -95,6 +96,6 @@ def living_pins(folder: Path) -> set[str]:
 def gate(folder: Path, how: int) -> Iterator[None]:
     """Hold the folder's gate, shared (`fcntl.LOCK_SH`) or alone (`fcntl.LOCK_EX`)."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".gate").open("a") as file:
+    with (folder / ".gate").open("a+") as file:  # NFS: for reading to share it, for writing to hold it alone
         fcntl.flock(file, how)
         yield

@@ -23,7 +23,7 @@ from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItem, 
 
 from longrl.models.base import medium_id
 from longrl.models.omni_chat import places
-from longrl.models.prompt import Prompt
+from longrl.models.prompt import Kind, Prompt
 
 NAMES = ("Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel")  # published architectures
 
@@ -61,7 +61,7 @@ def register() -> None:
         ModelRegistry.register_model(name, Fed)
 
 
-def items(prompt: Prompt, embeds: Sequence[Tensor]) -> list[tuple[str, str, PlaceholderRange, MultiModalKwargsItem]]:
+def items(prompt: Prompt, embeds: Sequence[Tensor]) -> list[tuple[Kind, str, PlaceholderRange, MultiModalKwargsItem]]:
     """What vLLM keeps of each slot: its modality, a name, where its embeddings stand in the prompt, its tensors."""
     given, found = iter(embeds), []
     for slot, start in zip(prompt.slots, prompt.starts(), strict=True):

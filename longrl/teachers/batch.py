@@ -16,7 +16,6 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from longrl.teachers.base import TeacherError, TeacherUnavailable
 from longrl.teachers.connection import END, outcome
 from longrl.teachers.dialect import Dialect
 from longrl.teachers.server import Completion, Exchange, Server
+from longrl.warehouse.sharing import unfinished
 
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 MOST_REQUESTS = 50_000  # in a file, and
@@ -140,7 +140,7 @@ class BatchServer(Server):
         if self._file is not None and (len(self._names) >= MOST_REQUESTS or self._file.tell() >= MOST_BYTES):
             self._close_file()
         if self._file is None:
-            self._file = (self.folder / f".requests-{os.getpid()}").open("w", encoding="utf-8")
+            self._file = unfinished(self.folder / "requests").open("w", encoding="utf-8")
         line = {"custom_id": name, "method": "POST", "url": ENDPOINT, "body": body}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._names.append(name)
@@ -197,7 +197,7 @@ class BatchServer(Server):
             raise self._unavailable(error) from None
         except (openai.APIError, ValueError) as error:
             raise self._unavailable(error) from None
-        partial = path.with_suffix(".partial")
+        partial = unfinished(path)
         partial.write_text(json.dumps({"batch": batch.id}))
         partial.replace(path.with_suffix(".json"))
         log.info("%s: batch %s with the requests of %s", self.url, batch.id, path)
@@ -226,7 +226,7 @@ class BatchServer(Server):
                 f"batch {number} of {self.url} {batch.status} without an answer ({self._storable(told)[:300]}); "
                 f"see to it and run again, or set {self.section}.mode=live"
             )
-        partial = path.with_suffix(".partial")
+        partial = unfinished(path)
         with partial.open("wb") as results:
             for file in outputs:
                 await self._download(file, results)

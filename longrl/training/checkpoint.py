@@ -3,7 +3,8 @@
     .checkpoints/step-000200/{state-000.safetensors, ..., rng-<rank>.safetensors, state.json}
 
 1. All ranks write into a temporary folder; when all are done, rank 0 adds `state.json`, renames the folder and removes
-   the one before. A checkpoint is therefore whole or absent, and the last good one is never gone.
+   the one before. A checkpoint is therefore whole or absent, and the last good one is never gone. Rank 0 says where to
+   write and what to read: over NFS, other machines may for a minute see a folder as it was.
 2. A checkpoint that can't be written (a full disk) is given up on all ranks: the last good one stays, and the run goes
    on with a warning. What it would lose when killed is more than usual; what it has learned is not at stake.
 3. Another number of ranks, ZeRO stage or offload reads it as well (see `state`). Data order needs no state: examples
@@ -32,6 +33,7 @@ from longrl.models.base import Student
 from longrl.models.lora import plain, save_adapter
 from longrl.training.engine import Engine, anywhere
 from longrl.training.rank import TrainingError
+from longrl.warehouse.sharing import unfinished
 
 WHOLE = LoraSettings()  # no LoRA
 FORMS = {"hf": "merged", "adapter": "adapter"}  # what `lora.checkpoint` calls them
@@ -50,11 +52,13 @@ class Checkpoints:
 
         Returns whether there is such a checkpoint now.
         """
-        temporary, lead = self.folder / ".writing", self.engine.rank == 0
+        lead = self.engine.rank == 0
+        temporary = self.folder / self._told(unfinished(Path("writing")).name)
         failure: Exception | None = None
         try:
             if lead:
-                shutil.rmtree(temporary, ignore_errors=True)
+                for leftover in self.folder.glob(".writing.*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
                 temporary.mkdir(parents=True)
         except OSError as error:
             failure = error
@@ -82,6 +86,13 @@ class Checkpoints:
     def _anywhere(self, failure: Exception | None) -> bool:
         return anywhere(failure is not None, self.engine.device)
 
+    @staticmethod
+    def _told(by_rank_0: str) -> str:
+        """What rank 0 says, on every rank."""
+        words = [by_rank_0]
+        dist.broadcast_object_list(words)
+        return words[0]
+
     def _publish(self, temporary: Path, final: Path, state: dict[str, Any]) -> None:
         """Make the written files last, put the folder in its place, and remove older ones."""
         (temporary / "state.json").write_text(json.dumps(state))
@@ -100,11 +111,13 @@ class Checkpoints:
 
         Raises `TrainingError` when it is damaged.
         """
-        if not (found := self.found()):
+        newest = self._told(max((path.name for path in self.found()), default=""))
+        if not newest:
             return 0
-        state = json.loads((found[-1] / "state.json").read_text())
-        self.engine.load(found[-1], state["updates"], state["skipped"])
-        if (path := found[-1] / f"rng-{self.engine.rank}.safetensors").exists():  # else there were fewer ranks
+        folder = self.folder / newest
+        state = json.loads((folder / "state.json").read_text())
+        self.engine.load(folder, state["updates"], state["skipped"])
+        if (path := folder / f"rng-{self.engine.rank}.safetensors").exists():  # else there were fewer ranks
             set_rng_states(load_file(path))
         self.notes = state["notes"]
         return int(state["step"])

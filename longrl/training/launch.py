@@ -4,8 +4,8 @@
 
 The stage runs in Prefect's process, training in these. On a rank's failure, on KeyboardInterrupt or any other exception
 here the group gets SIGTERM and, some seconds later, SIGKILL. When this process is itself killed, by SIGKILL even, the
-ranks see their lifeline end (see `rank`). torchrun is not used: it adds a third process between, and orphans its
-workers when it is killed.
+ranks see their lifeline end (see `rank`). torchrun is not used on one machine: it adds a third process between, and
+orphans its workers when it is killed. On several machines it starts the ranks of each (see `nodes`).
 
 A rank that neither gives a sign of life nor computes for `SILENCE` seconds is frozen; it ends the group too. One that
 lives but never joins the others' collective is left to the collective's own time-out (half an hour, DeepSpeed's
@@ -27,10 +27,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from longrl.training import pulse
 from longrl.training.rank import LIFELINE, MESSAGES, RankLost, TrainingError
 
 GRACE = 5.0  # seconds between SIGTERM and SIGKILL
-SILENCE = 25.0  # seconds without a sign of life of some rank; if it computed nothing in as many more, the job ends
 LOG_TAIL = 25  # lines of a failed rank's log that go into the error
 WRITE_TO = "write to"  # in the line that names the ranks' logs; `make logs` looks for it
 
@@ -95,7 +95,7 @@ def supervise(
     selector = selectors.DefaultSelector()
     selector.register(incoming, selectors.EVENT_READ)
     rest = b""
-    pulse = Pulse(processes)
+    beats = pulse.Pulse({rank: process.pid for rank, process in enumerate(processes)})
     while True:
         statuses = [process.poll() for process in processes]
         failed = [rank for rank, status in enumerate(statuses) if status]
@@ -106,18 +106,15 @@ def supervise(
                 selector.unregister(incoming)
             *lines, rest = (rest + chunk).split(b"\n")
             for message in map(json.loads, lines):
-                if message["kind"] == "error":
-                    raise TrainingError(message["message"])
                 if message["kind"] == "alive":
-                    pulse.felt(message["rank"])
-                elif message["kind"] == "log":
-                    log.log(message["level"], "rank %d, %s: %s", message["rank"], message["logger"], message["text"])
+                    beats.felt(message["rank"], message["pid"])
                 else:
-                    listen(message)
+                    hear(message, listen)
             if not ended:
                 break
         else:  # all that was said has been heard
-            pulse.check([status is None for status in statuses], logs)
+            if (rank := beats.frozen(rank for rank, status in enumerate(statuses) if status is None)) is not None:
+                raise RankLost(describe_frozen(rank, logs))
         if failed:  # a rank that lost its peer exits by itself a little later: name the one that was killed first
             first = min(failed, key=lambda rank: statuses[rank] or 0)
             status = statuses[first] or 0
@@ -126,49 +123,36 @@ def supervise(
             return
 
 
-class Pulse:
-    """When each rank was last known to live, and what it had computed by then."""
-
-    def __init__(self, processes: list[subprocess.Popen[bytes]]):
-        self.pids = [process.pid for process in processes]
-        self.heard = [time.monotonic()] * len(self.pids)
-        self.computed = [0] * len(self.pids)
-
-    def felt(self, rank: int) -> None:
-        """A sign of life."""
-        self.heard[rank] = time.monotonic()
-        self.computed[rank] = ticks(self.pids[rank])
-
-    def check(self, running: list[bool], logs: Path) -> None:
-        """Raise `RankLost` when a running rank is silent and idle."""
-        for rank, heard in enumerate(self.heard):
-            if not running[rank] or time.monotonic() - heard <= SILENCE:
-                continue
-            if ticks(self.pids[rank]) > self.computed[rank]:  # on a busy machine, or in a long call of a library
-                self.felt(rank)
-                continue
-            raise RankLost(
-                f"training rank {rank} has given no sign of life for {SILENCE:.0f} s: it or its machine is frozen; "
-                f"run again to go on from the last checkpoint; its log is {logs / f'rank-{rank}.log'}"
-            )
+def hear(message: dict[str, Any], listen: Callable[[dict[str, Any]], None]) -> None:
+    """Pass on what a rank says; raises `TrainingError` when it says why it can't go on."""
+    match message["kind"]:
+        case "error":
+            raise TrainingError(message["message"])
+        case "log":
+            log.log(message["level"], "rank %d, %s: %s", message["rank"], message["logger"], message["text"])
+        case _:
+            listen(message)
 
 
-def ticks(pid: int) -> int:
-    """Clock ticks a process has computed for; 0 where the kernel doesn't tell."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+def describe_frozen(rank: int, logs: Path, node: str = "") -> str:
+    """Which rank froze, and what to do."""
+    return (
+        f"training rank {rank}{node and f' on node {node}'} has given no sign of life for {pulse.SILENCE:.0f} s: it or "
+        f"its machine is frozen; run again to go on from the last checkpoint; its log is {logs / f'rank-{rank}.log'}"
+    )
 
 
-def describe_failure(rank: int, status: int, logs: Path) -> str:
+def describe_failure(rank: int, status: int, logs: Path, node: str = "") -> str:
     """Which rank ended how, and the last lines it wrote."""
     how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
     hint = " (out of memory? reduce prompts per step, frames or ranks)" if status == -signal.SIGKILL else ""
     path = logs / f"rank-{rank}.log"
-    tail = "\n".join(path.read_text(errors="replace").splitlines()[-LOG_TAIL:])
-    return f"training rank {rank} {how}{hint}; the end of {path}:\n{tail}"
+    return f"training rank {rank}{node and f' on node {node}'} {how}{hint}; the end of {path}:\n{tail(path)}"
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-LOG_TAIL:])
 
 
 def end_group(processes: list[subprocess.Popen[bytes]]) -> None:
@@ -190,12 +174,20 @@ def end_group(processes: list[subprocess.Popen[bytes]]) -> None:
 
 def environment(rank: int, ranks: int, threads: int, port: int) -> dict[str, str]:
     """The variables torch.distributed and DeepSpeed read, beside this process's own."""
-    return os.environ | {
+    return {
+        **os.environ,
+        **of_every_rank(threads),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+    }
+
+
+def of_every_rank(threads: int) -> dict[str, str]:
+    """The variables that all ranks share."""
+    return {
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
@@ -203,8 +195,8 @@ def environment(rank: int, ranks: int, threads: int, port: int) -> dict[str, str
     }
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     """A TCP port nobody listens on at the moment."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])

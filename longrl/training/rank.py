@@ -25,7 +25,8 @@ from typing import Any
 
 from longrl.errors import LongrlError, Transient
 
-LIFELINE, MESSAGES = "LONGRL_LIFELINE_FD", "LONGRL_MESSAGES_FD"
+LIFELINE, MESSAGES = "LONGRL_LIFELINE", "LONGRL_MESSAGES"  # each an inherited descriptor's number, or a FIFO's path
+LOGS = "LONGRL_RANK_LOGS"  # a folder: set where nobody else writes down what a rank prints
 PR_SET_PDEATHSIG = 1
 BEAT = 2.0  # seconds between signs of life
 LONGEST_RECORD = 300  # characters of a logged text: even when each takes 12 bytes of JSON, the line is one write
@@ -103,20 +104,36 @@ def die_with_launcher(lifeline: int) -> None:
 
 def beat(messages: Messages) -> None:
     """From now on say every `BEAT` seconds that this process lives."""
-    rank = int(os.environ["RANK"])
+    rank, pid = int(os.environ["RANK"]), os.getpid()
 
     def tell() -> None:
         while True:
-            messages.send("alive", rank=rank)
+            messages.send("alive", rank=rank, pid=pid)
             time.sleep(BEAT)
 
     threading.Thread(target=tell, daemon=True, name="beat").start()
 
 
+def descriptor(name: str, flags: int) -> int:
+    """What the launcher's variable `name` leads to, open."""
+    place = os.environ[name]
+    return int(place) if place.isdigit() else os.open(place, flags)
+
+
+def print_to(folder: str) -> None:
+    """From now on stdout and stderr, of this process and its children, are the rank's log."""
+    log = os.open(Path(folder) / f"rank-{os.environ['RANK']}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+
+
 def main(module: str, job: str) -> None:
     """Run `module.main(job, messages)`; a `LongrlError`, written for people, is sent to the launcher."""
-    die_with_launcher(int(os.environ[LIFELINE]))
-    messages = Messages(int(os.environ[MESSAGES]))
+    die_with_launcher(descriptor(LIFELINE, os.O_RDONLY))
+    if folder := os.environ.get(LOGS):
+        print_to(folder)
+    messages = Messages(descriptor(MESSAGES, os.O_WRONLY))
     beat(messages)
     log_to(messages)
     try:

@@ -48,7 +48,7 @@ def rl(
             "embedding_cache": str(warehouse.cache("embeddings")),
             "seed": seed,
         }
-        run_ranks("longrl.training.rl_loop", job, settings.ranks, draft, "rl", settings.steps, tracking)
+        run_ranks("longrl.training.rl_loop", job, settings, draft, "rl", settings.steps, tracking)
 
     inputs = {"sft": sft, "dataset": dataset, "videos": videos}
     parts: dict[str, Any] = {"settings": settings, "frames": frames, "seed": seed}

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Literal
 
-from longrl.config import UNTRACKED, FrameSettings, SftSettings, TrackingSettings
+from longrl.config import UNTRACKED, EngineSettings, FrameSettings, SftSettings, TrackingSettings
 from longrl.models.adapter import model_folder
 from longrl.progress import Progress
+from longrl.training import nodes
 from longrl.training.launch import launch
 from longrl.training.tracking import Tracking
 from longrl.training.tracking import tracking as follow
@@ -61,7 +62,7 @@ def sft(
             "seed": seed,
         }
         steps = sum(phase.steps for phase in settings.phases)
-        run_ranks("longrl.training.sft_loop", job, settings.ranks, draft, stage, steps, tracking)
+        run_ranks("longrl.training.sft_loop", job, settings, draft, stage, steps, tracking)
 
     inputs = {"model": model, "dataset": dataset, "captions": captions, "videos": videos}
     return warehouse.produce(stage, VERSION, {"settings": settings, "frames": frames, "seed": seed}, inputs, build)
@@ -70,7 +71,7 @@ def sft(
 def run_ranks(
     module: str,
     job: dict[str, Any],
-    ranks: int,
+    settings: EngineSettings,
     draft: Draft,
     name: str,
     steps: int,
@@ -78,7 +79,11 @@ def run_ranks(
 ) -> None:
     """Run a training loop to its end, showing its steps; its rejects and facts go into the draft."""
     with Progress(name, steps) as progress, follow(tracking, draft, job["settings"]) as tracked:
-        launch(module, job, ranks, draft.folder, listener(draft, progress, tracked))
+        listen = listener(draft, progress, tracked)
+        if settings.machines == 1:
+            launch(module, job, settings.ranks, draft.folder, listen)
+        else:
+            nodes.launch(module, job, settings.ranks, settings.nodes, draft.folder, listen)
     draft.rows = steps
     shutil.rmtree(draft.folder / ".checkpoints", ignore_errors=True)
 

@@ -28,6 +28,7 @@ from longrl.video.image import is_image
 from longrl.video.image import picture as still
 from longrl.video.sample import FramePlan
 from longrl.video.seek import DamagedFrame, frames_at
+from longrl.warehouse.sharing import unfinished
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -126,7 +127,7 @@ def _store(job: tuple[str, list[tuple[FramePlan, Path]]]) -> None:
         drafts = []
         for plan, final in wanted:
             final.parent.mkdir(parents=True, exist_ok=True)
-            partial = final.with_name(f".{final.name}.{os.getpid()}")
+            partial = unfinished(final)
             partials.callback(partial.unlink, missing_ok=True)  # left only when the decoder or the disk gave up
             shape = (len(plan.times), plan.height, plan.width, 3)
             array = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)

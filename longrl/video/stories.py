@@ -26,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from longrl.warehouse.sharing import unfinished
+
 SIZE = 112  # pixels, width and height
 FPS = 4  # frames a second in the file
 SCENE_SECONDS = 10.0  # one scene is one fixed clip of the segment stage
@@ -157,7 +159,7 @@ def write_film(path: Path, story: Story) -> None:
     """
     import av
 
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = unfinished(path)
     frames = render_frames(story, (np.arange(int(story.duration * FPS)) + 0.5) / FPS)
     with av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
@@ -208,7 +210,7 @@ def write_truth(path: Path, first_seed: int, count: int, scenes: int = 4, sound:
     truth = {f"story-{seed:07d}.mp4": asdict(make_story(seed, scenes, sound)) for seed in seeds}
     for story in truth.values() if not sound else ():
         del story["sounds"]
-    partial = path.with_name(path.name + ".partial")
+    partial = unfinished(path)
     partial.write_text(json.dumps(truth, indent=1))
     os.replace(partial, path)
 

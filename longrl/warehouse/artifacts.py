@@ -31,6 +31,7 @@ from longrl.errors import LongrlError
 from longrl.limits import LIMITS
 from longrl.warehouse import schemas
 from longrl.warehouse.ledger import Ledger
+from longrl.warehouse.sharing import unfinished
 
 MANIFEST = "manifest.json"
 METRICS = "metrics.jsonl"
@@ -153,7 +154,7 @@ class Warehouse:
         self.video = video  # or only the items of this video and the rejected ones
         try:
             (self.root / ".locks").mkdir(parents=True, exist_ok=True)
-            probe = self.root / ".locks" / f"writable-{os.getpid()}"
+            probe = unfinished(self.root / ".locks" / "writable")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -183,7 +184,7 @@ class Warehouse:
 
     def latest(self, stage: str) -> ArtifactRef | None:
         """The newest finished artifact of a stage, or None."""
-        manifests = sorted((self.root / stage).glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
+        manifests = sorted((self.root / stage).glob(f"[!.]*/{MANIFEST}"), key=lambda path: path.stat().st_mtime)
         return self.find(stage, manifests[-1].parent.name) if manifests else None
 
     def produce(
@@ -255,9 +256,11 @@ class Warehouse:
             file.flush()
             os.fsync(file.fileno())
         final = self.root / draft.stage / key
+        former = unfinished(final)
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(former)
         draft.folder.rename(final)
+        shutil.rmtree(former, ignore_errors=True)  # over NFS, files that a reader has open stay for a while
 
     def ledger(self, stage: str) -> Ledger:
         """The stage's ledger of finished items, shared by all its runs."""

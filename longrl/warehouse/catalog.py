@@ -16,7 +16,6 @@ Tables: `artifacts` (every finished artifact), and the rows of one artifact of e
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ import polars as pl
 
 from longrl.warehouse import schemas
 from longrl.warehouse.artifacts import MANIFEST, ArtifactRef, Warehouse, WarehouseError
+from longrl.warehouse.sharing import unfinished
 
 CATALOG = "catalog.duckdb"
 
@@ -70,9 +70,9 @@ def rebuild(warehouse: Warehouse, current: Iterable[ArtifactRef] = ()) -> Path:
     from several processes at once: they take turns. Raises `WarehouseError` when the file cannot be written.
     """
     path = warehouse.root / CATALOG
-    fresh = warehouse.root / f".{CATALOG}-{os.getpid()}"
+    fresh = unfinished(warehouse.root / CATALOG)
     with filelock.FileLock(warehouse.root / ".locks" / "catalog.lock"):
-        for leftover in warehouse.root.glob(f".{CATALOG}-*"):  # of a killed writer; we hold the lock
+        for leftover in warehouse.root.glob(f".{CATALOG}?*"):  # of a killed writer; we hold the lock
             leftover.unlink()
         artifacts = list_artifacts(warehouse)
         shown = {row["stage"]: Path(row["path"]) for row in artifacts.iter_rows(named=True)}  # newest last

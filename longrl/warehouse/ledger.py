@@ -1,7 +1,8 @@
 """The item ledger: finished items of a stage, so that none is computed twice.
 
 An item's key says what it was made from (the clip, the teacher's settings, the code's version), so an item survives a
-killed run *and* a run over more videos. SQLite in WAL mode: an item is there or not, several processes may write.
+killed run *and* a run over more videos. SQLite: an item is there or not, several processes may write; in WAL mode on a
+disk of this machine, with a rollback journal on a file system that others may share (see `sharing`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+
+from longrl.warehouse.sharing import is_local
 
 
 def item_key(*parts: Any) -> str:
@@ -33,8 +36,9 @@ class Ledger:
         self._doors = filelock.FileLock(path.with_suffix(".lock"))
         with self._doors:
             self._connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
+            local = is_local(path.parent)
+            self._connection.execute(f"PRAGMA journal_mode={'WAL' if local else 'TRUNCATE'}")
+            self._connection.execute(f"PRAGMA synchronous={'NORMAL' if local else 'FULL'}")
             self._connection.execute("CREATE TABLE IF NOT EXISTS items (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
             newest = self._connection.execute("SELECT coalesce(max(rowid), 0) FROM items").fetchone()[0]
         self._after = newest if forget else 0  # a replaced item gets a new rowid

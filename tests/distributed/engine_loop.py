@@ -26,7 +26,7 @@ def groups(student, step: int):
 def batch_loss(student, mine, factor):
     videos = student.encode([pixels for _, pixels, _ in mine], [prompt.media[0].grid for prompt, _, _ in mine])
     built = [
-        question_group([prompt] * len(words), video, words)
+        question_group([prompt] * len(words), [video], words)
         for (prompt, _, words), video in zip(mine, videos, strict=True)
     ]
     logprobs = score(student, built).logprobs

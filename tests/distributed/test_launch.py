@@ -138,7 +138,7 @@ def test_interrupt_ends_even_ranks_that_ignore_sigterm(run, monkeypatch):
 
 def test_frozen_rank_ends_the_job(run, monkeypatch):
     monkeypatch.setattr("longrl.training.launch.GRACE", 0.5)
-    monkeypatch.setattr("longrl.training.launch.SILENCE", 3.0)
+    monkeypatch.setattr("longrl.training.pulse.SILENCE", 3.0)
     with pytest.raises(RankLost, match="rank 1 has given no sign of life for 3 s"):
         run("frozen")
     assert wait_until_gone(pids(run.seen))

@@ -11,7 +11,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.concurrency.sync import concurrency
-from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.bootstrap import automations, bootstrap
@@ -27,12 +26,12 @@ from tests.videos import noisy_frames, write_video
 @pytest.fixture(scope="module", autouse=True)
 def server():
     with prefect_test_harness(server_startup_timeout=180):
-        yield get_current_settings().api.url
+        yield
 
 
 @pytest.fixture
-def limits(server):
-    bootstrap(server)
+def limits():
+    bootstrap()
     yield
     with get_client(sync_client=True) as client:
         for name in (GPU, TEACHER):
@@ -58,9 +57,9 @@ def test_a_server_without_the_limits_is_an_error_that_names_the_remedy():
         asyncio.run(Turns().take())
 
 
-def test_a_bootstrap_creates_what_is_missing_and_leaves_what_a_person_changed(limits, server):
+def test_a_bootstrap_creates_what_is_missing_and_leaves_what_a_person_changed(limits):
     change(GPU, limit=3)
-    bootstrap(server)
+    bootstrap()
     assert (read(GPU).limit, read(TEACHER).slot_decay_per_second) == (3, 50.0)
     with get_client(sync_client=True) as client:
         there = [automation.name for automation in client.read_automations()]

@@ -10,6 +10,7 @@ from longrl.data.exchange import formats
 from longrl.data.exchange.card import card, lineage
 from longrl.data.exchange.records import ExchangeError, Row
 from longrl.warehouse.artifacts import ArtifactRef, Warehouse
+from longrl.warehouse.sharing import unfinished
 
 
 def export_dataset(dataset: ArtifactRef, form: str, out: str | Path, warehouse: Warehouse) -> Path:
@@ -25,8 +26,7 @@ def export_dataset(dataset: ArtifactRef, form: str, out: str | Path, warehouse: 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExchangeError(f"{out} is there already; name a new folder, or delete this one first")
     names = names_of_videos(dataset, warehouse)
-    draft = out.with_name(f".{out.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    draft = unfinished(out)
     try:
         draft.mkdir(parents=True)
         files = known[form].write(rows(dataset, names), draft)
