@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -80,8 +80,12 @@ def remade(value: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> A
     """Within this context operations keep `value` for their backward as `function(*inputs)`, to be computed again.
 
     The inputs must be kept anyway for this to save anything. Other tensors, views of a part of `value` too, are kept
-    as they are.
+    as they are. Within hooks of others nothing is done: a checkpointed layer keeps nothing but its input anyway, and
+    hooks replace those around them.
     """
+    around = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if around is not None and not getattr(around[0], "remakes", False):
+        return nullcontext()
     place, size, recipe = value.data_ptr(), value.numel(), tuple(x.detach() for x in inputs)
     again: list[Tensor] = []  # made again at the first of `keepers` that asks, held until the last has
     keepers = asked = 0
@@ -103,6 +107,7 @@ def remade(value: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> A
         asked += 1
         return (again.pop() if asked % keepers == 0 else again[0]).view(kept)
 
+    pack.remakes = True  # type: ignore[attr-defined]
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 

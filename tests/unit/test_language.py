@@ -68,7 +68,7 @@ def test_options_are_four_different_ones():
 
 def test_all_categories_are_asked_and_at_least_six_questions_of_a_story():
     _, all_questions = asked(2)
-    assert {question.category for question in all_questions} == set(CATEGORIES)
+    assert {question.category for question in all_questions} == set(CATEGORIES) - {"sound"}  # a silent story
     assert len(all_questions) >= 6
 
 
