@@ -80,10 +80,7 @@ def export(engine: Engine, policy: Policy, folder: Path) -> None:
             try:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if name == ADAPTER:
-                    weights = get_peft_model_state_dict(policy.transformer, adapter_name="default")
-                    kept = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
-                    pipeline_class(policy.family).save_lora_weights(temporary, transformer_lora_layers=kept)
-                    policy.transformer.peft_config["default"].save_pretrained(temporary)
+                    save_adapter(policy, temporary)
                 else:
                     policy.transformer.save_pretrained(temporary)
                 shutil.rmtree(final, ignore_errors=True)
@@ -95,6 +92,17 @@ def export(engine: Engine, policy: Policy, folder: Path) -> None:
                     "on from its last checkpoint"
                 ) from error
     dist.barrier()
+
+
+def save_adapter(policy: Policy, folder: Path) -> None:
+    """Write the adapter as diffusers loads it; its scale goes along, without which diffusers would take 1."""
+    weights = get_peft_model_state_dict(policy.transformer, adapter_name="default")
+    kept = {key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    pipeline_class(policy.family).save_lora_weights(
+        folder,
+        transformer_lora_layers=kept,
+        transformer_lora_adapter_metadata=policy.transformer.peft_config["default"].to_dict(),
+    )
 
 
 def pipeline_class(family: Family) -> Any:

@@ -23,6 +23,7 @@ SMALL = {
     "rl.group_size": "2",
     "rl.sampling.steps": "3",
     "rl.sampling.window": "1",
+    "rl.sampling.window_to": "0",
     "compare.steps": "2",
     "compare.samples": "2",
 }

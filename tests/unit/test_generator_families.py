@@ -1,13 +1,15 @@
 """Each family against diffusers' own pipeline: the same prompt and noise give the same picture, to rounding."""
 
 import json
+from functools import cached_property
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from longrl.config import SamplingSettings
+from longrl.config import GenerateRlSettings, SamplingSettings
 from longrl.diffusion.families import FAMILIES, GeneratorError, family_of
+from longrl.diffusion.policy import Policy, save_adapter, trained
 from longrl.diffusion.sampler import Velocity, draw, seeded
 from longrl.diffusion.schedule import levels
 from longrl.diffusion.sde import logprob, transition
@@ -33,6 +35,13 @@ class Loaded:
         self.levels = levels(self.family, self.folder, STEPS, self.family.tokens(self.folder, self.shape))
         self.noise = torch.randn(2, *self.shape, generator=torch.Generator().manual_seed(0))
 
+    @cached_property
+    def pipeline(self):
+        """Diffusers' own."""
+        pipeline = DiffusionPipeline.from_pretrained(self.folder)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def velocity(self, guidance):
         return Velocity(self.family, self.transformer, self.negative, guidance)
 
@@ -43,8 +52,7 @@ def loaded(request, tmp_path_factory):
 
 
 def by_diffusers(one, guidance):
-    pipeline = DiffusionPipeline.from_pretrained(one.folder)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = one.pipeline
     common = {"prompt": one.prompts, "num_inference_steps": STEPS, "height": 16, "width": 16, "output_type": "pt"}
     common["max_sequence_length"] = one.settings.prompt_tokens
     if one.family.name == "flux":
@@ -126,6 +134,29 @@ def test_the_tiny_autoencoders_average_pixels_and_repeat_them(loaded):
     halves = torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 2)
     expected = halves.repeat_interleave(2, 2).repeat_interleave(2, 3).view_as(pixels)
     torch.testing.assert_close(back, expected, atol=2e-3, rtol=0)
+
+
+def test_an_adapter_is_loaded_with_the_strength_it_was_trained_with(loaded, tmp_path):
+    settings = GenerateRlSettings(lora_rank=4, lora_alpha=12)
+    policy = Policy(loaded.family, loaded.family.transformer(loaded.folder, torch.float32, "cpu").eval(), settings)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in policy.transformer.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    save_adapter(policy, tmp_path / "lora")
+    again = trained(loaded.family, loaded.folder, tmp_path, torch.float32, "cpu")
+    t = torch.tensor([0.5, 0.9])
+    with torch.no_grad():
+        ours, theirs, before = (
+            loaded.family.velocity(one, loaded.noise, t, loaded.words)
+            for one in (policy.transformer, again, loaded.transformer)
+        )
+        with policy.reference() as reference:
+            back = loaded.family.velocity(reference, loaded.noise, t, loaded.words)
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    torch.testing.assert_close(back, before, atol=1e-6, rtol=0)
+    assert (ours - before).abs().max() > 1e-2
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
