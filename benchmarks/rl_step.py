@@ -17,9 +17,10 @@ What a step contains:
 - `trl_fairest`: the tower frozen as ours is, micro-batches of one response, no checkpointing.
 TRL may not sample special tokens: a sampled image pad would stop it.
 
-Each contestant has a process of its own, one thread, and takes its step when it is told to, in turns. Seconds are
-those of the CPU; `first` is the first step, warm-up and all, `seconds` the median of the later ones. `peak_mib` is the
-largest resident memory of the process, libraries included.
+Each contestant has a process of its own, one thread, and takes its steps when it is told to, in turns: several short
+steps in a row, as in training, for after a pause a process finds neither its data nor its code in the caches. Seconds
+are those of the CPU; `first` is the first step, warm-up and all, `seconds` the median of the later ones. `peak_mib` is
+the largest resident memory of the process, libraries included.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 FRAMES = (16, 64, 256)
 BARS = {16: 4.0, 64: 8.0, 256: 14.0}
-ROUNDS = {16: 9, 64: 5}  # short steps are the noisiest
+TURN = {16: 5, 64: 2}  # steps of a turn; 1 at 256 frames
 SIDE, NEW = 112, 32  # pixels; tokens of a response
 TRL: dict[str, dict[str, Any]] = {
     "trl": {"micro_batch": 8, "frozen": False, "checkpointing": False},
@@ -59,14 +60,14 @@ TRL: dict[str, dict[str, Any]] = {
 def run(options: list[str]) -> Report:
     parser = argparse.ArgumentParser(prog="rl_step")
     parser.add_argument("--frames", type=int, nargs="+", default=FRAMES)
-    parser.add_argument("--rounds", type=int, help="steps of each contestant after its first; 9, 5 and 3 by default")
+    parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args(options)
     os.environ["OMP_NUM_THREADS"] = "1"
     report = Report(settings=vars(chosen) | {"group": GROUP, "new_tokens": NEW, "side": SIDE}, keep=not options)
     with tempfile.TemporaryDirectory() as folder:
         model = small_model(Path(folder) / "model")
         for frames in chosen.frames:
-            rows = compare(model, frames, chosen.rounds or ROUNDS.get(frames, 3))
+            rows = compare(model, frames, chosen.rounds, TURN.get(frames, 1))
             report.rows += rows.values()
             report.bars += bars(frames, rows)
     return report
@@ -83,9 +84,9 @@ def bars(frames: int, rows: dict[str, dict[str, Any]]) -> list[Bar]:
     return found
 
 
-def compare(model: Path, frames: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """All contestants on a video of so many frames: a first step each, then `rounds` in turns."""
-    steps = rounds + 1
+def compare(model: Path, frames: int, rounds: int, turn: int) -> dict[str, dict[str, Any]]:
+    """All contestants on a video of so many frames: a first step each, then `rounds` in which each takes its turn."""
+    steps = rounds * turn + 1
     workers = {name: Worker(trl, model, frames, steps, *how.values()) for name, how in TRL.items()}
     first = {name: worker.step() for name, worker in workers.items()}
     prompt = first["trl"]["prompt"]
@@ -94,7 +95,7 @@ def compare(model: Path, frames: int, rounds: int) -> dict[str, dict[str, Any]]:
     later: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     for _ in range(rounds):
         for name, worker in workers.items():
-            later[name].append(worker.step())
+            later[name] += [worker.step() for _ in range(turn)]
     for worker in workers.values():
         worker.close()
     return {

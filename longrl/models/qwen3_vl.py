@@ -62,7 +62,7 @@ class Qwen3VL(QwenVL):
     CHAT = TimedChat
     VLLM_TOWER = True  # without it deepstack is off
     ENCODERS: ClassVar[tuple[str, ...]] = ()
-    TEXTS = tuple(f"<{tenths / 10:.1f} seconds>" for tenths in range(0, 1000, 5))
+    TEXTS = tuple(f"<{tenths / 10:.1f} seconds>" for tenths in range(0, 1000, 5)) * 20  # so that a word is a token
 
     @classmethod
     def tiny_start(cls, model: Any, seed: int) -> None:

@@ -134,6 +134,10 @@ class Vila(nn.Module):
             x.repeat(1, 1, self.config.scales)
         )  # a picture of a single scale stands for all scales
 
+    def forward(self, **inputs: Any) -> Any:
+        """The language model's own forward, of text or of `inputs_embeds`."""
+        return self.llm(**inputs)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
 

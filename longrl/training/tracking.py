@@ -77,9 +77,12 @@ class Tracking:
 
     def _catch_up(self) -> None:
         """Tell each tracker the steps that are new to it."""
-        with (self._folder / METRICS).open("rb") as file:
-            file.seek(self._read)
-            lines = file.read().split(b"\n")
+        try:
+            with (self._folder / METRICS).open("rb") as file:
+                file.seek(self._read)
+                lines = file.read().split(b"\n")
+        except FileNotFoundError:  # videos are decoded before the first step
+            return
         self._read += sum(len(line) + 1 for line in lines[:-1])  # the last is not finished yet, or empty
         steps = [json.loads(line) for line in lines[:-1]]
         for name, tracker in self.trackers.items():

@@ -58,7 +58,7 @@ def shards_of(degree: int, heads: int):
 def engine_for(job, student) -> Engine:
     shards = shards_of(job.get("degree", 1), student.heads)
     chosen = {name: job[name] for name in ("zero_stage", "dtype", "offload") if name in job}
-    return Engine(student.model, EngineSettings(weight_decay=0.01, lora=LORA, **chosen), shards)
+    return Engine(student.model, EngineSettings(weight_decay=0.01, **chosen), shards)
 
 
 def train(job, messages):

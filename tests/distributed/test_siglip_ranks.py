@@ -15,6 +15,7 @@ def heard(tmp_path_factory):
     return [message for message in messages if message["kind"] == "compared"]
 
 
+@pytest.mark.slow  # two ranks of their own
 @pytest.mark.parametrize("family", BUILDERS)
 def test_shared_rows_and_shared_videos_equal_those_of_one_rank(heard, family):
     found = [message for message in heard if message["family"] == family]

@@ -23,7 +23,7 @@ def made_groups(student) -> list[Sample]:
     random = torch.Generator().manual_seed(3)
     samples = []
     for number, totals in enumerate(REWARDS):
-        prompt = student.chat.prompt("what is it" + " now" * number, (2, 4, 4), 1.0)
+        prompt = student.chat.prompt("what is it" + " now" * number, [student.chat.video((2, 4, 4), 1.0)])
         embeds = torch.randn(8, student.hidden_size, generator=random)
         lengths = torch.randint(1, 7, (3,), generator=random).tolist()
         rollouts = [

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from longrl.models import families
-from longrl.models.families import FAMILIES
 from longrl.rollout.request import Request
 from longrl.rollout.server import Servers
 from longrl.rollout.vllm import Engine
-from tests.families import SHOWN, build, look
+from tests.families import ANY_SIZE, SHOWN, build, look
 from tests.rollouts import agreement
 from tests.served import served
 
@@ -28,7 +27,7 @@ def everything(student):
 
 
 @pytest.mark.slow  # an engine each, 20 s
-@pytest.mark.parametrize("family", [name for name, entry in FAMILIES.items() if entry.vllm])
+@pytest.mark.parametrize("family", [name for name, entry in ANY_SIZE.items() if entry.vllm])
 def test_the_engine_agrees_with_the_trainer(family, tmp_path):
     student = families.load(build(tmp_path / "start", family))
     with torch.no_grad():

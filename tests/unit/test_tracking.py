@@ -127,6 +127,18 @@ def test_without_tensorboard_the_training_goes_on(tmp_path, monkeypatch):
     assert made.facts == {}
 
 
+def test_a_training_that_ends_before_its_first_step_is_told_in_its_own_words(tmp_path):
+    pytest.importorskip("tensorboard")
+
+    def broken() -> None:
+        with tracking(TrackingSettings(), draft(tmp_path), {}) as followed:
+            followed.begin()
+            raise ValueError("no step was taken")
+
+    with pytest.raises(ValueError, match="no step was taken"):
+        broken()
+
+
 def test_tensorboard_reads_what_a_resumed_training_wrote(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     made = draft(tmp_path)

@@ -28,6 +28,10 @@ def read(folder: Path) -> list[Item]:
     rows = dataset.table().filter(pl.col("split") == "eval").sort("question_id")
     if rows.is_empty():
         raise BenchmarkError(f"{dataset.path} holds out no question; give more videos to `make dataset`")
+    if "media" in rows.columns:
+        rows = rows.filter(pl.col("media").is_null())
+    if rows.is_empty():
+        raise BenchmarkError(f"{dataset.path} holds out questions on images and text only; a pipeline evaluates these")
     videos = lineage(warehouse, STAGES, f"curate/{dataset.key}").get("ingest") or warehouse.latest("ingest")
     paths = dict(videos.table().select("video_id", "path").iter_rows()) if videos else {}
     return [item(number, row, paths) for number, row in enumerate(rows.iter_rows(named=True))]
