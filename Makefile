@@ -67,7 +67,7 @@ setup: .venv/ready ## create .venv from requirements.lock (done by every other t
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing the packages of requirements.lock into .venv"
-	@$(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
+	@$(BIN)/uv pip sync --quiet requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $@
 
