@@ -54,7 +54,7 @@ def test_each_request_waits_for_the_limit_that_runs_share_the_repeated_ones_too(
     async def turn():
         turns.append(len(server.requests))
 
-    server.replies += [status(503), answer("A red box stands still.")]
+    server.replies += [status(503, "busy"), answer("A red box stands still.")]
     with limited(calling=turn):
         describe(server)
     assert turns == [0, 1]
