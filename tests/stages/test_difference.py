@@ -125,7 +125,7 @@ def test_a_corpus_that_changes_computes_only_what_is_new(warehouse, tmp_path):
 
 
 def film(path: Path, seed: int) -> None:
-    stories.write_one((path, seed, 3))
+    stories.write_one((path, seed, 3, False))
 
 
 def run(warehouse: Warehouse, folder: Path) -> tuple[ArtifactRef, ArtifactRef]:
