@@ -61,7 +61,7 @@ def test_the_adapter_loads_into_diffusers_and_changes_what_is_drawn(beginning, t
     before = trained(family, pipeline, None, torch.float32, "cpu")
     after = trained(family, pipeline, Path(two.path), torch.float32, "cpu")
     words = {"prompt_embeds": torch.randn(1, 32, 32), "pooled": torch.randn(1, 32)}
-    latents, t = torch.randn(1, 4, 8, 8), torch.tensor([0.5])
+    latents, t = torch.randn(1, 3, 8, 8), torch.tensor([0.5])
     gap = family.velocity(after, latents, t, words) - family.velocity(before, latents, t, words)
     assert gap.abs().max() > 1e-5
 
