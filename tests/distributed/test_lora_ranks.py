@@ -37,6 +37,8 @@ OTHERS = {
     "dropout": {"zero_stage": 0, "lora": {"dropout": 0.3}},
 }
 
+pytestmark = pytest.mark.slow  # tests/unit/test_lora.py is for every day
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
