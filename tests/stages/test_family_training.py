@@ -56,7 +56,9 @@ def test_sft_rl_and_evaluation(corpus, family, tmp_path):
     reinforced = rl(RL, FRAMES, tuned, dataset, corpus.videos, warehouse, 0)
     rows = [json.loads(line) for line in reinforced.file("metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2
-    assert all(row["parity_gap"] < 1e-3 for row in rows)
+    gaps = [row["parity_gap"] for row in rows if row["parity_gap"] is not None]  # None: all rewards of a step equal
+    assert gaps
+    assert max(gaps) < 1e-3
     before, after = (families.load(ref.file("hf")).model.state_dict() for ref in (tuned, reinforced))
     assert any(not before[name].equal(after[name]) for name in before)
     settings = EvaluateSettings(samples=0, max_tokens=12, ranks=1)
