@@ -36,7 +36,7 @@ from longrl.models.families import StudentError
 from longrl.models.omni_chat import OmniChat, places
 from longrl.models.prompt import Kind, Medium, Prompt, Slot
 from longrl.models.qwen_vl import QwenVL
-from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, start_attention, start_vision, text_sizes
+from longrl.models.tiny import CHAT, PATCH, PIXELS, start_attention, start_vision, text_sizes, tower_sizes
 from longrl.video.audio import RATE, log_mel, samples
 from longrl.video.sample import FramePlan
 
@@ -206,18 +206,9 @@ class Qwen2_5_Omni(QwenVL):
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
         """Two positions a second and spectra of eight frames a second keep the sound of a story short."""
-        vision = {
-            "depth": settings.vision_depth,
-            "hidden_size": settings.vision_width,
-            "intermediate_size": 2 * settings.vision_width,
-            "num_heads": 4,
-            "out_hidden_size": settings.hidden_size,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
+        vision = tower_sizes(settings) | {
             "window_size": 8 * PATCH,
             "fullatt_block_indexes": list(range(settings.vision_depth)),
-            "initializer_range": settings.initializer_range,
         }
         hearing = {
             "num_mel_bins": BINS,

@@ -21,7 +21,7 @@ from transformers import (
 from longrl.config import ModelSettings
 from longrl.models.prompt import Medium
 from longrl.models.qwen_vl import QwenVL
-from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, media_tokens, text_sizes
+from longrl.models.tiny import CHAT, PATCH, PIXELS, media_tokens, text_sizes, tower_sizes
 
 
 class Qwen2_5_VL(QwenVL):
@@ -41,19 +41,10 @@ class Qwen2_5_VL(QwenVL):
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
         """Every block of the tower sees the whole frame."""
-        vision = {
-            "depth": settings.vision_depth,
-            "hidden_size": settings.vision_width,
-            "intermediate_size": 2 * settings.vision_width,
-            "num_heads": 4,
-            "out_hidden_size": settings.hidden_size,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
+        vision = tower_sizes(settings) | {
             "window_size": 8 * PATCH,
             "fullatt_block_indexes": list(range(settings.vision_depth)),
             "tokens_per_second": 1,
-            "initializer_range": settings.initializer_range,
         }
         return Qwen2_5_VLConfig(
             text_config=text_sizes(tokenizer, settings), vision_config=vision, **media_tokens(tokenizer)

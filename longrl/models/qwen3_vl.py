@@ -29,7 +29,7 @@ from longrl.config import ModelSettings
 from longrl.models.chat import ChatFormat
 from longrl.models.prompt import Medium, Slot
 from longrl.models.qwen_vl import QwenVL
-from longrl.models.tiny import CHAT, MERGE, PATCH, PIXELS, media_tokens, start_attention, start_vision, text_sizes
+from longrl.models.tiny import CHAT, PIXELS, media_tokens, start_attention, start_vision, text_sizes, tower_sizes
 
 
 class TimedChat(ChatFormat):
@@ -123,18 +123,9 @@ class Qwen3VL(QwenVL):
 
     @classmethod
     def tiny_config(cls, tokenizer: Any, settings: ModelSettings) -> Any:
-        vision = {
-            "depth": settings.vision_depth,
-            "hidden_size": settings.vision_width,
-            "intermediate_size": 2 * settings.vision_width,
-            "num_heads": 4,
-            "out_hidden_size": settings.hidden_size,
-            "patch_size": PATCH,
-            "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2,
+        vision = tower_sizes(settings) | {
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": list(range(settings.vision_depth - 1)),
-            "initializer_range": settings.initializer_range,
         }
         text = text_sizes(tokenizer, settings) | {"head_dim": settings.hidden_size // settings.heads}
         text["rope_parameters"]["mrope_interleaved"] = True

@@ -112,6 +112,21 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, special: Sequence[str
     )
 
 
+def tower_sizes(settings: ModelSettings) -> dict[str, Any]:
+    """What the `vision_config` of every tiny Qwen model from 2.5 on has in common."""
+    return {
+        "depth": settings.vision_depth,
+        "hidden_size": settings.vision_width,
+        "intermediate_size": 2 * settings.vision_width,
+        "num_heads": 4,
+        "out_hidden_size": settings.hidden_size,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "temporal_patch_size": 2,
+        "initializer_range": settings.initializer_range,
+    }
+
+
 def text_sizes(tokenizer: Any, settings: ModelSettings, axes: int = 3) -> dict[str, Any]:
     """The `text_config` of a tiny Qwen model; the vocabulary is padded to a multiple of 64.
 
