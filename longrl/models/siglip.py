@@ -5,6 +5,7 @@ Shapes: T frames, P pixels along a side, S = P / patch patches along a side, C t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,9 +80,9 @@ class SiglipStudent(Student):
     VLLM_MIXED = True
 
     @property
+    @abstractmethod
     def tower(self) -> Any:
         """The `SiglipVisionModel`."""
-        raise NotImplementedError
 
     @property
     def side(self) -> int:
