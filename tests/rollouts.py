@@ -38,15 +38,15 @@ def agreement(student, requests, rollouts, temperature=1.0):
     return parity.measure([str(i) for i in range(len(requests))], rollouts, logprobs)
 
 
-def new_weights_are_used_and_old_prefixes_forgotten(engine, student):
+def new_weights_are_used_and_old_prefixes_forgotten(engine, student, requests=None):
     """Other weights for a while: the rollouts are the other model's, and afterwards the student's again."""
+    requests = requests or mixed(student)
     changed = copy.deepcopy(student)
     changed.prepare()  # a copied module keeps the methods bound to the original
     torch.manual_seed(1)
     with torch.no_grad():
-        for parameter in changed.model.model.language_model.parameters():
+        for parameter in changed.language_model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
-    requests = mixed(student)
     before = tokens(engine.generate(requests))
     try:
         engine.update_weights(changed.model.state_dict())

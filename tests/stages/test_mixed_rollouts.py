@@ -1,14 +1,12 @@
 """Rollouts of families that vLLM takes by id and by embedding: VILA on its `llm/`, LLaVA-OneVision."""
 
-import copy
 import dataclasses
 
 import pytest
-import torch
 
 from longrl.rollout.request import EngineError, Request
 from longrl.rollout.vllm import Engine
-from tests.rollouts import agreement, tokens
+from tests.rollouts import agreement, new_weights_are_used_and_old_prefixes_forgotten
 from tests.separate_sequences import video
 from tests.siglip_prompts import BUILDERS, CLASSES, prompts
 
@@ -62,22 +60,7 @@ def test_a_group_shares_one_prefill_and_another_video_shares_nothing(both):
 
 def test_new_weights_are_used_and_old_prefixes_forgotten(both):
     engine, student = both
-    changed = copy.deepcopy(student)
-    changed.prepare()  # a copied module keeps the methods bound to the original
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in changed.language_model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-    requests = asked(student)
-    before = tokens(engine.generate(requests))
-    try:
-        engine.update_weights(changed.model.state_dict())
-        after = engine.generate(requests)
-    finally:
-        engine.update_weights(student.model.state_dict())
-    assert agreement(changed, requests, after).largest < 1e-3
-    assert agreement(student, requests, after).largest > 0.1
-    assert tokens(engine.generate(requests)) == before
+    new_weights_are_used_and_old_prefixes_forgotten(engine, student, asked(student))
 
 
 def test_embeddings_that_do_not_fit_are_refused_and_the_engine_lives_on(both):
