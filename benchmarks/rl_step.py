@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 FRAMES = (16, 64, 256)
 BARS = {16: 4.0, 64: 8.0, 256: 14.0}
-TURN = {16: 5, 64: 2}  # steps of a turn; 1 at 256 frames
+TURN = {16: 10, 64: 3}  # steps of a turn; 1 at 256 frames
 SIDE, NEW = 112, 32  # pixels; tokens of a response
 TRL: dict[str, dict[str, Any]] = {
     "trl": {"micro_batch": 8, "frozen": False, "checkpointing": False},
@@ -172,7 +172,7 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
     student.model.model.visual.requires_grad_(False)
     engine = Engine(student.model, settings)
     context = -(-(tokens + NEW) // 128) * 128
-    sampler = vllm.Engine(model, context, kv_cache_gib=kv_cache_gib(student, context))
+    sampler = vllm.Engine(model, context, kv_cache_gib=kv_cache_gib(student, tokens))
     cache = EmbeddingCache(model.parent / f"embeddings-{frames}")
     key = EmbeddingKey("0" * 64, str(frames), student.tower_digest(), "float32")
     pictures, draw = film(frames), random.Random(0)
@@ -196,13 +196,13 @@ def ours(pipe: Connection, model: Path, frames: int, steps: int, tokens: int) ->
         pipe.send(figures(seconds, len(prompt.expanded), response))
 
 
-def kv_cache_gib(student: Student, context: int) -> float:
-    """What one group needs, by `longrl plan`, and a quarter more."""
+def kv_cache_gib(student: Student, tokens: int) -> float:
+    """What one group needs, by `longrl plan`."""
     from longrl.models.shape import from_config
-    from longrl.mrsp.costs import Work, memory
+    from longrl.mrsp.costs import Work, kv_cache_bytes
 
-    work = Work(context, 0, NEW, GROUP, prompts=1, number_bytes=4)
-    return 1.25 * memory(from_config(student.model.config.to_dict()), work)["rollout KV cache"] / 2**30
+    work = Work(tokens, 0, NEW, GROUP, prompts=1, number_bytes=4)
+    return kv_cache_bytes(from_config(student.model.config.to_dict()), work) / 2**30
 
 
 def update(

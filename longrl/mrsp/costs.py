@@ -19,6 +19,7 @@ from longrl.models.shape import Shape
 
 FORWARD_TOKENS = 16_384  # what `training.rl_update` packs into one forward, at least one group
 CHUNK = 1024  # rows of logits alive at once in `mrsp.prefix`
+BLOCK = 32  # tokens in a block of the rollouts' KV cache; prefixes are shared in whole blocks, and CPUs want 32s
 MATRICES, ATTENTION = 0.7, 0.5  # shares of the rate of one large matrix product that layers and attention reach
 LATENCY = 5e-5  # seconds of one collective, whatever its size
 
@@ -123,6 +124,16 @@ def logits_bytes(shape: Shape, rows: int) -> int:
     return 3 * 4 * min(rows, CHUNK) * shape.vocabulary
 
 
+def kv_cache_bytes(shape: Shape, work: Work) -> int:
+    """What vLLM needs to sample one group at once: with less, some of its responses wait for others to end.
+
+    The prompt's whole blocks once, but for the one that holds its last token; the rest for every response; vLLM's own.
+    """
+    shared = (work.prompt - 1) // BLOCK
+    each = -(-(work.prompt + work.response) // BLOCK) - shared
+    return (shared + work.group * each + 1) * BLOCK * 2 * shape.key_width * shape.layers * work.number_bytes
+
+
 def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
     """Bytes on each GPU at the fullest moment of a step, by part. The KV cache is what one group needs at least."""
     s, trained, adapters = work.number_bytes, work.trained(shape), work.adapters(shape)
@@ -142,7 +153,7 @@ def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
     }
     rollout = {
         "rollout weights": shape.text_parameters * s,
-        "rollout KV cache": (work.prompt + work.group * work.response) * 2 * shape.key_width * shape.layers * s,
+        "rollout KV cache": kv_cache_bytes(shape, work),
     }
     update = {
         "gradients": trained * s // sharded[2],

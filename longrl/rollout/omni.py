@@ -21,9 +21,9 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import Qwen2_5OmniThinkerFo
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
 
-from longrl.models.base import medium_id
 from longrl.models.omni_chat import places
 from longrl.models.prompt import Kind, Prompt
+from longrl.models.vllm_inputs import medium_id
 
 NAMES = ("Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniModel")  # published architectures
 

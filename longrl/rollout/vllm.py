@@ -31,11 +31,11 @@ from torch import Tensor
 
 from longrl.models.base import Student
 from longrl.models.families import family_class
+from longrl.mrsp.costs import BLOCK
 from longrl.rollout import cpu_kernels
 from longrl.rollout.guest import environment, undisturbed
 from longrl.rollout.request import EngineError, Request, Rollout, check_head, check_requests
 
-BLOCK = 32  # tokens in a block of the KV cache; prefixes are shared in whole blocks, and the CPU wants a multiple of 32
 STEP_TOKENS = 8192  # tokens scheduled in one step, at least; more for longer contexts
 
 

@@ -125,8 +125,11 @@ def test_zero_shards_what_its_stage_says():
     assert memory(SEVEN, step(zero_stage=3, offload="all"), gpus=8)["weights"] == gathered
 
 
-def test_rollouts_keep_a_prompt_once_for_its_group():
-    assert memory(SEVEN, step(), gpus=8)["rollout KV cache"] == (50_000 + 8 * 1024) * 2 * 512 * 28 * 2
+def test_rollouts_keep_the_whole_blocks_of_a_prompt_once_for_its_group():
+    block = 32 * 2 * 512 * 28 * 2  # bytes; 50,000 tokens are 1562 blocks and 16 tokens
+    assert memory(SEVEN, step(), gpus=8)["rollout KV cache"] == (1562 + 8 * 33 + 1) * block
+    whole = memory(SEVEN, step(prompt=32 * 100, response=32), gpus=8)  # the block of the last token is computed anew
+    assert whole["rollout KV cache"] == (99 + 8 * 2 + 1) * block
 
 
 def test_a_sleeping_engine_and_the_update_do_not_meet():
