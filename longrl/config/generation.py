@@ -18,7 +18,8 @@ from longrl.config.tracking import TrackingSettings
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "generation"
 RULES = (
-    "brightness", "colour", "consistency", "contrast", "motion", "saturation", "sharpness", "smoothness", "symmetry",
+    "brightness", "colour", "consistency", "contrast", "motion", "saturation", "scene", "sharpness", "smoothness",
+    "symmetry",
 )  # fmt: skip
 SCORERS = ("aesthetic", "clip", "hps", "pickscore")
 

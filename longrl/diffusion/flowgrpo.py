@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from longrl.config import UNTRACKED, GenerateRlSettings, GeneratorSettings, TrackingSettings
 from longrl.diffusion.rewards import code
-from longrl.training.sft import run_ranks
-from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
+from longrl.diffusion.training import train
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 
 VERSION = 1
 
@@ -30,22 +29,7 @@ def flowgrpo(
     checkpoint.
     """
     digests = code(settings)
-
-    def build(draft: Draft) -> None:
-        job = {
-            "settings": settings.model_dump(mode="json"),
-            "sizes": sizes.model_dump(mode="json"),
-            "pipeline": str(generator.file("pipeline")),
-            "prompts": asdict(prompts),
-            "conditioning": conditioning.path,
-            "folder": str(draft.folder),
-            "seed": seed,
-        }
-        run_ranks("longrl.diffusion.flowgrpo_loop", job, settings, draft, "flowgrpo", settings.steps, tracking)
-
-    shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames, "shift": sizes.shift}
-    parts: dict[str, Any] = {"settings": settings, "seed": seed, **shown}
-    if digests:
-        parts["rewards"] = digests
+    shown: dict[str, Any] = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames, "shift": sizes.shift}
+    parts = shown | ({"rewards": digests} if digests else {})
     inputs = {"generator": generator, "prompts": prompts, "conditioning": conditioning}
-    return warehouse.produce("flowgrpo", VERSION, parts, inputs, build)
+    return train("flowgrpo", VERSION, settings, sizes, inputs, warehouse, seed, tracking, parts)

@@ -6,14 +6,11 @@ the split train are seen. This is the Prefect side: it imports no torch.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 from longrl.config import UNTRACKED, FlowMatchingSettings, GeneratorSettings, TrackingSettings
 from longrl.diffusion import world
 from longrl.diffusion.prompts import PromptError
-from longrl.training.sft import run_ranks
-from longrl.warehouse.artifacts import ArtifactRef, Draft, Warehouse
+from longrl.diffusion.training import train
+from longrl.warehouse.artifacts import ArtifactRef, Warehouse
 
 VERSION = 1
 
@@ -40,19 +37,6 @@ def flowmatch(
             f"{len(strange) - 1} others); leave prompts.path empty, or give a trained pipeline with generator.path"
         )
 
-    def build(draft: Draft) -> None:
-        job = {
-            "settings": settings.model_dump(mode="json"),
-            "sizes": sizes.model_dump(mode="json"),
-            "pipeline": str(generator.file("pipeline")),
-            "prompts": asdict(prompts),
-            "conditioning": conditioning.path,
-            "folder": str(draft.folder),
-            "seed": seed,
-        }
-        run_ranks("longrl.diffusion.flowmatch_loop", job, settings, draft, "flowmatch", settings.steps, tracking)
-
     shown = {"height": sizes.height, "width": sizes.width, "frames": sizes.frames}
-    parts: dict[str, Any] = {"settings": settings, "seed": seed, **shown}
     inputs = {"generator": generator, "prompts": prompts, "conditioning": conditioning}
-    return warehouse.produce("flowmatch", VERSION, parts, inputs, build)
+    return train("flowmatch", VERSION, settings, sizes, inputs, warehouse, seed, tracking, shown)

@@ -1,8 +1,10 @@
-"""vLLM's compiled CPU kernels for norms and M-RoPE, where its CPU backend makes do with chains of small operations.
+"""What makes vLLM's CPU backend quicker for small models: its own compiled kernels, and less around small operations.
 
 A decoding step of a small model is bound by the number of operations, not by their size: with these kernels it takes
-about a sixth less time. Both go in through vLLM's own doors: an implementation of its norms (`vllm.ir`) that the engine
-is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`).
+about a sixth less time. They go in through vLLM's own doors: an implementation of its norms (`vllm.ir`) that the engine
+is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`). For the
+third there is no door: the rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`,
+whose guards cost more than both on a CPU, is computed by the function inside.
 
 M-RoPE takes each frequency from one of three positions. Once a step, not once a layer, the cosines and sines of each
 token are put together; after that it is the ordinary rotation of token i by row i of that table.
@@ -29,8 +31,11 @@ def register() -> None:
     from vllm.forward_context import get_forward_context, is_forward_context_available
     from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding, apply_interleaved_rope
     from vllm.platforms import current_platform
+    from vllm.v1.sample import sampler
 
     current_platform.import_kernels()
+    ranks: Any = sampler.batched_count_greater_than
+    sampler.batched_count_greater_than = getattr(ranks, "_torchdynamo_orig_callable", ranks)
     kernels: Any = torch.ops._C
 
     def fits(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:

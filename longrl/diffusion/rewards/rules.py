@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from longrl.diffusion.world import likeness
+
 Pixels = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 
@@ -125,6 +127,7 @@ BUILT_IN = {
     "consistency": consistency,
     "contrast": contrast,
     "motion": motion,
+    "scene": likeness,
     "saturation": saturation,
     "sharpness": sharpness,
     "smoothness": smoothness,
