@@ -133,7 +133,7 @@ docs: setup ## write docs/configuration.md from the settings, and the figures of
 	@$(PY) -m docs.generate
 
 lock: setup ## resolve pyproject.toml into requirements.lock anew
-	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra quality --extra ray --extra dev --no-header --no-annotate --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --extra cpu --extra ray --extra dev --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean: ## delete caches, but neither .venv nor the warehouse
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache && find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

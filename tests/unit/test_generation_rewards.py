@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from longrl.config import GenerateRlSettings, TeacherServer
+from longrl.diffusion import world
 from longrl.diffusion.rewards import RewardError, Rewards, code, rules, told
 from longrl.diffusion.rewards.quality import QualityError
 from longrl.diffusion.rewards.scorers import ScorerError
@@ -64,6 +65,30 @@ def test_flicker_is_less_smooth_and_less_consistent_than_motion():
     fading = still * np.linspace(1, 0.5, 6, dtype=np.float32)[None, :, None, None, None]
     assert rules.smoothness(flicker, PROMPT)[0] < rules.smoothness(fading, PROMPT)[0]
     assert rules.consistency(moving, PROMPT)[0] < rules.consistency(still, PROMPT)[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_likeness_knows_a_rendering_from_an_empty_ground_a_flood_and_another_scene(frames):
+    draw, scenes = np.random.default_rng(0), world.scenes(moving=frames > 1)[::5]
+    prompts = [scene.prompt for scene in scenes]
+    own = np.stack([world.render(scene, frames, 32, 32, draw) for scene in scenes])
+    empty = np.stack([np.full_like(own[0], world.GROUNDS[scene.ground]) for scene in scenes])
+    flood = np.stack([np.broadcast_to(np.float32(world.COLOURS[scene.colour]), own[0].shape) for scene in scenes])
+    assert rules.BUILT_IN["scene"](own, prompts).mean() > 0.7
+    assert rules.BUILT_IN["scene"](empty, prompts) == pytest.approx(0, abs=1e-6)
+    assert rules.BUILT_IN["scene"](flood, prompts) == pytest.approx(-1)
+    assert rules.BUILT_IN["scene"](own, prompts[1:] + prompts[:1]).mean() < -0.5
+    assert rules.BUILT_IN["scene"](own[:1], ["a dog"]) == 0
+
+
+def test_likeness_is_the_distance_from_the_nearest_rendering():
+    scene = world.Scene("small", "red", "square", "grey")
+    mask = world.covered("square", 0.5 + 3 / 32, 0.5 - 5 / 32, world.SIZES["small"], 32, 32)[None, :, :, None]
+    shade = np.array(world.COLOURS["red"]) - 0.5
+    ideal = 0.5 + mask * shade
+    noisy = ideal + 0.05 * np.random.default_rng(0).standard_normal(ideal.shape)
+    distance = ((noisy - ideal) ** 2).sum() / ((mask * shade) ** 2).sum()
+    assert world.likeness(np.stack([ideal, noisy]), [scene.prompt] * 2) == pytest.approx([1, 1 - distance])
 
 
 def test_weights_add_up_and_may_be_negative():
