@@ -24,8 +24,8 @@ def compare(student, shown, shards):
     """The largest relative differences between two ranks and one."""
     media, embeds = look(student, shown)
     prompt = student.chat.prompt("what moves", media)
-    longest = 9 + len(prompt) % 2  # so that two ranks don't divide the row
-    responses = [[20 + (7 * i + n) % 200 for i in range(n)] for n in (3, longest)]
+    longest = 9 + len(prompt) % 2  # the row is the prompt less 1 and 3 x (longest + 1): odd
+    responses = [[20 + (7 * i + n) % 200 for i in range(n)] for n in (3, 5, longest)]
     groups = [response_group(prompt, embeds, responses)]
     found = []
     for each in (None, shards):
