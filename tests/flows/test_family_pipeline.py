@@ -1,4 +1,4 @@
-"""The whole DAG with tiny students of families whose rollouts take prompts by id and by embedding."""
+"""The whole DAG with tiny students of families whose prompts are not pads and text alone: by embedding, or with sound."""
 
 import json
 
@@ -7,12 +7,17 @@ import pytest
 from tests.flows.test_pipeline import run, summary
 
 pytestmark = pytest.mark.slow
+SETTINGS = {
+    "vila": {"model.heads": "4"},
+    "llava_onevision": {"model.heads": "4"},
+    "qwen2_5_omni": {"stories.sound": "true", "caption.listen": "true", "frames.audio": "beside"},
+}
 
 
-@pytest.mark.parametrize("family", ["vila", "llava_onevision"])
+@pytest.mark.parametrize("family", SETTINGS)
 def test_a_run_goes_through_every_stage(family, tmp_path):
     warehouse = tmp_path / "warehouse"
-    run(warehouse, **{"model.family": family, "model.heads": "4", "evaluate.engine": "vllm"})
+    run(warehouse, **SETTINGS[family], **{"model.family": family, "evaluate.engine": "vllm"})
     result = summary(warehouse)
     stages = {stage["name"]: stage for stage in result["stages"]}
     assert {"pretrain", "sft", "rl", "evaluate"} <= stages.keys()
