@@ -1,4 +1,4 @@
-"""The whole DAG with tiny students of families whose prompts are not pads and text alone: by embedding, or with sound."""
+"""The whole DAG with tiny students whose prompts are more than pads and text: media by embedding, or with sound."""
 
 import json
 
