@@ -17,7 +17,7 @@ SETTINGS = {
 @pytest.mark.parametrize("family", SETTINGS)
 def test_a_run_goes_through_every_stage(family, tmp_path):
     warehouse = tmp_path / "warehouse"
-    run(warehouse, **SETTINGS[family], **{"model.family": family, "evaluate.engine": "vllm"})
+    run(warehouse, **SETTINGS[family], **{"model.family": family})
     result = summary(warehouse)
     stages = {stage["name"]: stage for stage in result["stages"]}
     assert {"pretrain", "sft", "rl", "evaluate"} <= stages.keys()
