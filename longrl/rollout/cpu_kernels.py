@@ -3,8 +3,8 @@
 A decoding step of a small model is bound by the number of operations, not by their size: with these kernels it takes
 about a sixth less time. They go in through vLLM's own doors: an implementation of its norms (`vllm.ir`) that the engine
 is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`). For the
-third there is no door: the rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`,
-whose guards cost more than both on a CPU, is computed by the function inside.
+third there is no door: the rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`, is
+computed by the function inside. Compiling it takes a second of the first step, and makes no later one quicker.
 
 M-RoPE takes each frequency from one of three positions. Once a step, not once a layer, the cosines and sines of each
 token are put together; after that it is the ordinary rotation of token i by row i of that table.
