@@ -41,27 +41,33 @@ def of_runs(served: Served) -> list[int]:
     return [pid for pid in served.processes() if pid not in lasting and words(pid)]
 
 
-def until(true: Callable[[], object], seconds: float, what: str) -> float:
-    """Seconds until `true()` holds."""
+def until(true: Callable[[], object], seconds: float, what: str, pause: float = 0.1) -> float:
+    """Seconds until `true()` holds, asked every `pause` seconds."""
     started = time.monotonic()
     while not true():
         if time.monotonic() - started > seconds:
             raise AssertionError(f"not in {seconds:.0f} s: {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
     return time.monotonic() - started
 
 
 def wait_for_stage(served: Served, run_id: str, stage: str, seconds: float = 540.0) -> None:
-    """Return when the run computes a stage; where that has ranks, when all have begun to log."""
-    folder = served.home.parent / "warehouse" / stage
+    """Return when the run computes a stage; where that has ranks, when there are some.
+
+    Some stages take a fraction of a second, so the folder is looked at often and the server asked rarely.
+    """
+    folder, asked = served.home.parent / "warehouse" / stage, 0.0
 
     def busy() -> bool:
-        state = served.run(run_id)["state_type"]
-        assert state in ("SCHEDULED", "PENDING", "RUNNING"), f"{state} before {stage}"
-        drafts = [draft for draft in folder.glob(".draft-*") if stage not in RANKED or found(served, "ranks")]
-        return bool(drafts)
+        nonlocal asked
+        if any(folder.glob(".draft-*")) and (stage not in RANKED or found(served, "ranks")):
+            return True
+        if time.monotonic() - asked > 2:
+            state, asked = served.run(run_id)["state_type"], time.monotonic()
+            assert state in ("SCHEDULED", "PENDING", "RUNNING"), f"{state} before {stage}"
+        return False
 
-    until(busy, seconds, f"stage {stage}")
+    until(busy, seconds, f"stage {stage}", pause=0.01)
 
 
 @dataclass
