@@ -4,13 +4,15 @@ The server is a process of its own rather than the temporary one that flows star
 written by one process only, whatever runs at the same time. Server and worker each lead a session, so that a Ctrl-C
 reaches this process alone and the end comes in order: the runs end and report themselves as crashed while worker and
 server are still there (a worker that is ended first kills them, and they stay `Running` for ever), then the worker,
-then the server, and last whatever is left of their sessions. A server or a worker that is killed is started again: runs
+then the server, and last whatever is left of their sessions. A run that ends without a report, as one that has just
+begun, gets it from here. A server or a worker that is killed is started again: runs
 wait for the server, and end with their worker (`deployments.lifeline`).
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import fcntl
 import os
 import shlex
@@ -25,11 +27,14 @@ from pathlib import Path
 from types import FrameType
 
 import filelock
+import httpx
+from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_HOME
 
 from deployments.part import Part
 from deployments.register import FILE, POOL, POOLS, ROOT
 from flows.arguments import config_of, fail_in_words, parser
+from flows.serve import report_killed
 from flows.server import ADDRESS, HOST, SETTINGS, USERS, ServerError, healthy, wait_for, write_address
 
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -123,7 +128,18 @@ def serve(port: int, home: Path, users: int, arguments: list[str], file: Path = 
             signal.signal(number, signal.SIG_IGN)
         print("\nending the runs, the worker and the server ...", flush=True)
         for part in reversed(parts):
+            if part.name == "server" and healthy(url):
+                asyncio.run(report_lost(url))
             part.end()
+
+
+async def report_lost(url: str) -> None:
+    """Report runs as crashed that could not do so themselves, for instance because they had just begun."""
+    try:
+        async with PrefectClient(api=url) as client:
+            await report_killed(client, of_workers=True)
+    except httpx.HTTPError as error:
+        print(f"the server did not take how runs ended ({error}); they stay shown as running", file=sys.stderr)
 
 
 @contextmanager

@@ -20,13 +20,16 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import sqlalchemy
 import uvicorn
 
 from flows.server import HOST, USERS, healthy, write_address
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
 
 LOOK = 0.5  # seconds between looks at who uses the server
 LATEST = 60.0
@@ -86,6 +89,15 @@ async def tidy(leases: Path) -> None:
     `leases` is where Prefect keeps one file for each slot that is held.
     """
     from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        await report_killed(client, of_workers=False)
+        for lease in leases.glob("*-*.json"):
+            await client.release_concurrency_slots_with_lease(UUID(lease.stem))
+
+
+async def report_killed(client: PrefectClient, of_workers: bool) -> None:
+    """Report as crashed all runs of workers, or all of commands, that are shown as busy; their processes are gone."""
     from prefect.client.schemas.filters import (
         FlowRunFilter,
         FlowRunFilterDeploymentId,
@@ -96,13 +108,11 @@ async def tidy(leases: Path) -> None:
     from prefect.states import Crashed
 
     busy = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(name) for name in BUSY]))
-    chosen = FlowRunFilter(state=busy, deployment_id=FlowRunFilterDeploymentId(is_null_=True))
-    async with get_client() as client:
-        for run in await client.read_flow_runs(flow_run_filter=chosen):
-            words = "Its process was killed. Run the same command again, it goes on from what is finished."
-            await client.set_flow_run_state(run.id, Crashed(message=words), force=True)
-        for lease in leases.glob("*-*.json"):
-            await client.release_concurrency_slots_with_lease(UUID(lease.stem))
+    chosen = FlowRunFilter(state=busy, deployment_id=FlowRunFilterDeploymentId(is_null_=not of_workers))
+    again = "Run it again" if of_workers else "Run the same command again"
+    words = f"Its process was killed. {again}, it goes on from what is finished."
+    for run in await client.read_flow_runs(flow_run_filter=chosen):
+        await client.set_flow_run_state(run.id, Crashed(message=words), force=True)
 
 
 def main() -> None:

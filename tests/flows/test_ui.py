@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from flows.stages import OPTIONAL, ORDER
+from tests.flows.killing import found
 from tests.flows.serving import ROOT, SMALL, serve, wait_for
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -173,12 +174,17 @@ def test_a_second_one_on_the_port_says_so_in_words(served):
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_in_the_middle_of_a_run_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("moment", ["a process starts", "a stage computes"])
+def test_ctrl_c_in_the_middle_of_a_run_leaves_no_process(tmp_path, moment):
     with serve(tmp_path, **SMALL | {"stories.count": "200"}) as running:
         run_id = running.start("dataset/dataset")
-        wait_for(lambda: list((tmp_path / "warehouse/stories").glob(".draft-*")), 300)
-        assert running.run(run_id)["state_type"] == "RUNNING"
-        assert len(running.processes()) > 4
+        if moment == "a process starts":  # too early for the run to report itself
+            wait_for(lambda: found(running, "run"), 300)
+            assert running.run(run_id)["state_type"] == "PENDING"
+        else:
+            wait_for(lambda: list((tmp_path / "warehouse/stories").glob(".draft-*")), 300)
+            assert running.run(run_id)["state_type"] == "RUNNING"
+            assert len(running.processes()) > 4
         running.process.send_signal(signal.SIGINT)
         running.process.wait(120)
         assert running.process.returncode == 0
