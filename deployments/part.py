@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,22 +16,29 @@ from flows.server import ServerError
 
 GRACE = {"worker": 15.0, "server": 8.0}  # seconds to end by themselves
 RUN_GRACE = 30.0  # seconds that all runs together may take to end
-FALLS = 3  # times that a part may end, each time within `STEADY` seconds of its start, before it is given up
-STEADY = 10.0
+FALLS = 3  # times in a row that a part may end before it was of use, until it is given up
+STEADY = 10.0  # seconds after which it counts as of use; the server also once it answers
 
 
 class Part:
     """The server or the worker: a process that leads a session of its own, and is started again when it is killed."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], home: Path):
-        self.name, self.log = name, home / f"{name}.log"
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        env: dict[str, str],
+        home: Path,
+        answers: Callable[[], bool] = lambda: False,
+    ):
+        self.name, self.log, self._answers = name, home / f"{name}.log", answers
         self._command, self._env, self._falls = command, env, 0
         self.leaders: list[int] = []  # of all its sessions so far
         self.start()
 
     def start(self) -> None:
         """Start the process, its output appended to the log."""
-        self._started = time.monotonic()
+        self._started, self._steady = time.monotonic(), False
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self._command],
@@ -46,8 +54,9 @@ class Part:
     def keep(self) -> None:
         """Start it again if it has ended; raises `ServerError` when it does so again and again."""
         if (status := self.process.poll()) is None:
+            self._steady = self._steady or time.monotonic() - self._started > STEADY or self._answers()
             return
-        self._falls = self._falls + 1 if time.monotonic() - self._started < STEADY else 1
+        self._falls = 1 if self._steady else self._falls + 1
         if self._falls == FALLS:
             raise ServerError(f"the {self.name} ends again and again; its last words are in {self.log}")
         print(f"the {self.name} ended (status {status}); starting it again", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -111,8 +112,9 @@ def serve(port: int, home: Path, users: int, arguments: list[str], file: Path = 
     parts: list[Part] = []
     try:
         print(f"starting the Prefect server on port {port} ...", flush=True)
-        parts.append(server := Part("server", ["flows.serve", "--port", str(port)], env, home))
-        wait_for(server.process, lambda: healthy(url), server.log)
+        answers = partial(healthy, url)
+        parts.append(server := Part("server", ["flows.serve", "--port", str(port)], env, home, answers))
+        wait_for(server.process, answers, server.log)
         if subprocess.run([sys.executable, "-m", "deployments.register", str(file)], cwd=ROOT, env=env).returncode:
             raise ServerError(f"not everything of {file} could be registered")
         worker = ["prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]

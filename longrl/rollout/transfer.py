@@ -19,6 +19,8 @@ from vllm.distributed.weight_transfer import base
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader import reload
 
+from longrl.rollout.packed import PackedLoading
+
 IN_PROCESS, SHARED_FILE = "longrl_in_process", "longrl_shared_file"
 
 
@@ -45,15 +47,23 @@ class Reload(base.WeightTransferEngine[Any, Any]):
     """Loads a Hugging Face state dictionary over the model's weights, wherever it comes from."""
 
     init_info_cls = Nothing
+    _packed: PackedLoading | None = None  # on the CPU
 
     def init_transfer_engine(self, init_info: Nothing) -> None:
         pass
 
     def start_weight_update(self) -> None:
-        reload.initialize_layerwise_reload(self.model)  # unpacks the CPU's packed weights
+        if self.device.type == "cpu":
+            self._packed = self._packed or PackedLoading(self.model)
+            self._packed.begin()
+        else:
+            reload.initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        reload.finalize_layerwise_reload(self.model, self.model_config)
+        if self._packed:
+            self._packed.finish()
+        else:
+            reload.finalize_layerwise_reload(self.model, self.model_config)
 
     def shutdown(self) -> None:
         pass

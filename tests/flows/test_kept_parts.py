@@ -50,6 +50,17 @@ def test_a_part_that_ends_again_and_again_is_given_up(tmp_path, capfd):
     assert capfd.readouterr().err.count("starting it again") == 2
 
 
+def test_a_part_that_answers_is_kept_however_often_it_is_killed(tmp_path):
+    part = Part("server", ["http.server", "0"], dict(os.environ), tmp_path, answers=lambda: True)
+    for _ in range(4):
+        part.keep()
+        part.process.kill()
+        part.process.wait()
+        part.keep()
+    assert part.process.poll() is None
+    part.end()
+
+
 def test_a_run_whose_worker_is_killed_ends_as_if_it_were_asked_to(tmp_path):
     told = tmp_path / "told"
     worker = subprocess.Popen([sys.executable, "-c", WORKER, RUN, str(told)], cwd=ROOT)
