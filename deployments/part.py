@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from deployments.register import ROOT
 from flows.server import ServerError
@@ -59,7 +60,7 @@ class Part:
         self._falls = 1 if self._steady else self._falls + 1
         if self._falls == FALLS:
             raise ServerError(f"the {self.name} ends again and again; its last words are in {self.log}")
-        print(f"the {self.name} ended (status {status}); starting it again", file=sys.stderr, flush=True)
+        say(f"the {self.name} ended (status {status}); starting it again", sys.stderr)
         self.start()
 
     def end(self) -> None:
@@ -69,7 +70,7 @@ class Part:
         try:
             self.process.wait(GRACE[self.name])
         except subprocess.TimeoutExpired:
-            print(f"the {self.name} takes too long; killing it", file=sys.stderr)
+            say(f"the {self.name} takes too long; killing it", sys.stderr)
         for number in (signal.SIGTERM, signal.SIGKILL):
             for pid in self.left():
                 tell(pid, number)
@@ -91,6 +92,12 @@ def end_children(leader: int) -> None:
     deadline = time.monotonic() + RUN_GRACE
     while children & session(leader).keys() and time.monotonic() < deadline:
         time.sleep(0.2)
+
+
+def say(words: str, stream: TextIO) -> None:
+    """Print; a terminal that has been closed must not keep anything from being ended."""
+    with suppress(OSError):
+        print(words, file=stream, flush=True)
 
 
 def tell(pid: int, number: signal.Signals) -> None:

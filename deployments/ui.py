@@ -32,7 +32,7 @@ import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_HOME
 
-from deployments.part import Part
+from deployments.part import Part, say
 from deployments.register import FILE, POOL, POOLS, ROOT
 from flows.arguments import config_of, fail_in_words, parser
 from flows.serve import report_killed
@@ -128,7 +128,7 @@ def serve(port: int, home: Path, users: int, arguments: list[str], file: Path = 
     finally:
         for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
-        print("\nending the runs, the worker and the server ...", flush=True)
+        say("\nending the runs, the worker and the server ...", sys.stdout)
         for part in reversed(parts):
             if part.name == "server" and healthy(url):
                 asyncio.run(report_lost(url))
@@ -141,7 +141,7 @@ async def report_lost(url: str) -> None:
         async with PrefectClient(api=url) as client:
             await report_killed(client, of_workers=True)
     except httpx.HTTPError as error:
-        print(f"the server did not take how runs ended ({error}); they stay shown as running", file=sys.stderr)
+        say(f"the server did not take how runs ended ({error}); they stay shown as running", sys.stderr)
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def main() -> None:
             try:
                 serve(options.port, home, users, arguments, options.file.absolute())
             except KeyboardInterrupt:
-                print("ended", flush=True)
+                say("ended", sys.stdout)
 
 
 if __name__ == "__main__":

@@ -126,4 +126,7 @@ def serve(folder: Path, *arguments: str, **settings: str) -> Iterator[Served]:
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        if process.stdout.closed:
+            process.wait(120)
+        else:
+            process.communicate(timeout=120)

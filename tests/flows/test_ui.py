@@ -181,6 +181,7 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_process(tmp_path, moment):
         if moment == "a process starts":  # too early for the run to report itself
             wait_for(lambda: found(running, "run"), 300)
             assert running.run(run_id)["state_type"] == "PENDING"
+            running.process.stdout.close()  # as when the terminal is closed
         else:
             wait_for(lambda: list((tmp_path / "warehouse/stories").glob(".draft-*")), 300)
             assert running.run(run_id)["state_type"] == "RUNNING"
