@@ -143,6 +143,24 @@ def test_a_run_from_the_form_computes_what_was_typed(served, completed):
     assert states == ["Completed"] * (len(ORDER) - len(OPTIONAL))
 
 
+def test_the_form_hands_the_data_half_to_ray(served, tab):
+    pytest.importorskip("prefect_ray")
+    open_form(tab, served, "dataset/dataset")
+    field(tab, "Runner").locator(".p-select button").focus()
+    tab.keyboard.press("Space")
+    tab.get_by_text("ray", exact=True).click()
+    field(tab, "Stories", "Count").locator("input").fill("8")
+    picture(tab, "form-ray")
+    run = submit(tab, served)
+    state = served.state(run, seconds=540)
+    assert state["type"] == "COMPLETED", state["message"]
+    assert "runner: ray" in served.run(run)["tags"]
+    tab.goto(f"{served.url}/runs/flow-run/{run}")
+    tab.get_by_text("Artifacts", exact=True).click()
+    tab.get_by_text("curate-counts").first.wait_for()
+    picture(tab, "artifacts")
+
+
 def test_a_stage_is_rerun_alone_and_what_follows_is_still_there(served, completed, tab):
     open_form(tab, served, "stage/caption")
     picture(tab, "form-stage")

@@ -41,8 +41,9 @@ import torch
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from longrl.rollout.vllm import model_options
+from longrl.models.families import family_class
 folder, adapter, prompt = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-options = model_options(512, ("video",)) | ({"enable_lora": True, "max_lora_rank": 8} if adapter else {})
+options = model_options(512, family_class(folder)) | ({"enable_lora": True, "max_lora_rank": 8} if adapter else {})
 llm = LLM(folder, dtype="float32", kv_cache_memory_bytes=2**28, disable_log_stats=True, **options)
 chosen = SamplingParams(temperature=0, max_tokens=16, logprobs=0, detokenize=False)
 lora = LoRARequest("trained", 1, adapter) if adapter else None
