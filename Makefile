@@ -112,10 +112,10 @@ plan: setup ## predict memory and seconds of an RL step: make plan RECIPE=qwen2.
 	  $(foreach s,$(SET),--set $(s)) $(ARGS)
 
 test: setup ## run the tests
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow and not gpu"
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu"
 
 test-all: setup ## run every test, also the slow ones
-	@$(PY) -m pytest -q -n 2 --dist loadfile -m "not gpu"
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not gpu"
 
 bench: setup ## measure one thing: make bench NAME=decode; results go to benchmarks/results
 	@$(PY) -m benchmarks.harness $(NAME) $(ARGS)
