@@ -5,8 +5,7 @@ about a sixth less time. They go in through vLLM's own doors: an implementation 
 is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`). For two
 there is no door. The rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`, is
 computed by the function inside: compiling it takes a second of the first step, and makes no later one quicker. The
-kernel that finds the slots of tokens in the KV cache is called without the wrapping that looks after Triton's, which
-takes many times as long.
+kernel that finds the slots of tokens in the KV cache is called without the wrapping that looks after Triton's.
 
 M-RoPE takes each frequency from one of three positions. Once a step, not once a layer, the cosines and sines of each
 token are put together; after that it is the ordinary rotation of token i by row i of that table.
