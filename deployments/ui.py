@@ -5,8 +5,8 @@ written by one process only, whatever runs at the same time. Server and worker e
 reaches this process alone and the end comes in order: the runs end and report themselves as crashed while worker and
 server are still there (a worker that is ended first kills them, and they stay `Running` for ever), then the worker,
 then the server, and last whatever is left of their sessions. A run that ends without a report, as one that has just
-begun, gets it from here. A server or a worker that is killed is started again: runs
-wait for the server, and end with their worker (`deployments.lifeline`).
+begun, gets it from here. A server or a worker that is killed is started again: runs wait for the server, and end with
+their worker (`deployments.lifeline`).
 """
 
 from __future__ import annotations
@@ -130,9 +130,11 @@ def serve(port: int, home: Path, users: int, arguments: list[str], file: Path = 
             signal.signal(number, signal.SIG_IGN)
         say("\nending the runs, the worker and the server ...", sys.stdout)
         for part in reversed(parts):
-            if part.name == "server" and healthy(url):
-                asyncio.run(report_lost(url))
-            part.end()
+            try:
+                if part.name == "server" and healthy(url):
+                    asyncio.run(report_lost(url))
+            finally:
+                part.end()
 
 
 async def report_lost(url: str) -> None:

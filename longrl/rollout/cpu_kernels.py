@@ -2,10 +2,9 @@
 
 A decoding step of a small model is bound by the number of operations, not by their size: with these kernels it takes
 about a sixth less time. They go in through vLLM's own doors: an implementation of its norms (`vllm.ir`) that the engine
-is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`). For two
-there is no door. The rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`, is
-computed by the function inside: compiling it takes a second of the first step, and makes no later one quicker. The
-kernel that finds the slots of tokens in the KV cache is called without the wrapping that looks after Triton's.
+is told to prefer (`PREFERRED`), and a rotary embedding in the place of its class (`CustomOp.register_oot`). For the
+third there is no door: the rank of a sampled token, one comparison and one sum that vLLM wraps in `torch.compile`, is
+computed by the function inside. Compiling it takes a second of the first step, and makes no later one quicker.
 
 M-RoPE takes each frequency from one of three positions. Once a step, not once a layer, the cosines and sines of each
 token are put together; after that it is the ordinary rotation of token i by row i of that table.
@@ -33,21 +32,11 @@ def register() -> None:
     from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding, apply_interleaved_rope
     from vllm.platforms import current_platform
     from vllm.v1.sample import sampler
-    from vllm.v1.worker.block_table import BlockTable, SlotMappingMode
 
     current_platform.import_kernels()
     ranks: Any = sampler.batched_count_greater_than
     sampler.batched_count_greater_than = getattr(ranks, "_torchdynamo_orig_callable", ranks)
     kernels: Any = torch.ops._C
-    wrapped = BlockTable.compute_slot_mapping
-
-    def compute_slot_mapping(self: Any, num_reqs: int, query_start_loc: Tensor, positions: Tensor) -> None:
-        if self.slot_mapping_mode != SlotMappingMode.TOKEN_TO_KV_SLOT or self.dcp_world_size > 1:
-            return wrapped(self, num_reqs, query_start_loc, positions)
-        table, slots = self.block_table.gpu, self.slot_mapping.gpu
-        kernels.compute_slot_mapping_kernel_impl(query_start_loc, positions, table, slots, self.block_size)
-
-    BlockTable.compute_slot_mapping = compute_slot_mapping  # type: ignore[method-assign]
 
     def fits(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
         return variance_size is None and weight is not None and weight.dtype == x.dtype and x.is_contiguous()
@@ -74,22 +63,19 @@ def register() -> None:
     class CpuMRotaryEmbedding(MRotaryEmbedding):
         """The same rotation by vLLM's kernel for one position a token."""
 
-        def __init__(self, *args: Any, **named: Any) -> None:
-            super().__init__(*args, **named)
-            # Of the last forward: vLLM's context of it; (N, d): cosines, sines; (N,): 0, 1, ... (A list, for setting
-            # a module's attribute takes longer than any of this.)
-            self.last: list[Any] = [None, None, torch.empty(0, dtype=torch.int64)]
+        step: Any = None  # vLLM's context of the forward that `table` is for
+        table: Tensor  # (N, d): cosines, sines
+        rows: Tensor  # (N,): 0, 1, ...
 
         def forward_cpu(
             self, positions: Tensor, query: Tensor, key: Tensor | None = None, offsets: Tensor | None = None
         ) -> tuple[Tensor, Tensor | None]:
             if positions.ndim == 1 or offsets is not None or not is_forward_context_available():
                 return self.forward_native(positions, query, key, offsets)
-            if self.last[0] is not (step := get_forward_context()):
-                rows = self.last[2] if len(self.last[2]) == len(query) else torch.arange(len(query))
-                self.last[:] = step, self._joined(positions, query), rows
-            _, table, rows = self.last
-            kernels.rotary_embedding(rows, query, key, self.head_size, table, self.is_neox_style)
+            if self.step is not (step := get_forward_context()):
+                self.step, self.table = step, self._joined(positions, query)
+                self.rows = torch.arange(len(self.table))
+            kernels.rotary_embedding(self.rows, query, key, self.head_size, self.table, self.is_neox_style)
             return query, key
 
         def _joined(self, positions: Tensor, query: Tensor) -> Tensor:
