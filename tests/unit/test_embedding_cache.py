@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import resource
 import time
+import traceback
 from pathlib import Path
 
 import polars as pl
@@ -85,15 +86,29 @@ def test_an_embedding_is_mapped_not_read_and_outlives_its_file(tmp_path):
     assert torch.equal(video.embeds, torch.arange(4000.0).view(1000, 4))
 
 
+def started(work, *arguments, daemon=False):
+    """Do this in a forked process. It ends without Python's exit hooks: Prefect's, where it ran before, fail there."""
+
+    def do():
+        try:
+            work(*arguments)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+
+    process = multiprocessing.get_context("fork").Process(target=do, daemon=daemon)
+    process.start()
+    return process
+
+
 def _write(folder):
     for _ in range(50):
         EmbeddingCache(folder).put(KEY, VideoEmbeds(torch.arange(4000.0).view(1000, 4), (250, 4, 4)))
 
 
 def test_readers_never_see_half_a_file(tmp_path):
-    writers = [multiprocessing.get_context("fork").Process(target=_write, args=(tmp_path,)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
+    writers = [started(_write, tmp_path) for _ in range(2)]
     cache = EmbeddingCache(tmp_path)
     while any(writer.is_alive() for writer in writers):
         cache.get(KEY)
@@ -111,8 +126,7 @@ GIB = 2**-30
 
 def in_a_process(work, *arguments):
     """Run and let end: what such a process pinned is free."""
-    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
-    process.start()
+    process = started(work, *arguments)
     process.join()
     assert process.exitcode == 0
 
@@ -140,8 +154,7 @@ def test_what_a_living_process_uses_stays_and_what_a_killed_one_used_goes(tmp_pa
     living.put(key(0), VIDEO)
     assert living.get(key(1)) is None  # looked for: it will be there soon
     in_a_process(_fill, tmp_path, range(1, 4))
-    killed = multiprocessing.get_context("fork").Process(target=_hold, args=(tmp_path, 3), daemon=True)
-    killed.start()
+    killed = started(_hold, tmp_path, 3, daemon=True)
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
     with caplog.at_level(logging.WARNING):
@@ -180,9 +193,7 @@ def _work(folder, seed):
 
 def test_many_processes_write_read_and_evict_at_once(tmp_path):
     in_a_process(_fill, tmp_path, range(100, 108))  # to be evicted
-    workers = [multiprocessing.get_context("fork").Process(target=_work, args=(tmp_path, seed)) for seed in range(8)]
-    for worker in workers:
-        worker.start()
+    workers = [started(_work, tmp_path, seed) for seed in range(8)]
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 8
