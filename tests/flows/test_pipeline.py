@@ -137,11 +137,10 @@ def test_two_pipelines_at_once_on_one_warehouse_share_the_work(tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "no videos"),
-        ({"notes.txt": b"hello"}, "no videos"),
-        ({"empty.mp4": b"", "text.mp4": b"hello"}, "none of the 2 video files"),
+        pytest.param({}, "no videos", id="empty folder", marks=pytest.mark.slow),
+        pytest.param({"notes.txt": b"hello"}, "no videos", id="no videos in it", marks=pytest.mark.slow),
+        pytest.param({"empty.mp4": b"", "text.mp4": b"hello"}, "none of the 2 video files", id="only broken videos"),
     ],
-    ids=["empty folder", "no videos in it", "only broken videos"],
 )
 def test_a_folder_with_nothing_to_do_ends_with_a_clear_error(tmp_path, files, words):
     folder = tmp_path / "videos"

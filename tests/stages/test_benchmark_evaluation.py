@@ -107,6 +107,7 @@ def test_the_printed_table_has_groups_frames_and_the_named_errors(answered, caps
         assert words in printed
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_questions(place, answered, capsys):
     warehouse, data = place
     other = student(warehouse, seed=1, stage="sft")

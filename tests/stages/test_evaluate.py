@@ -169,6 +169,7 @@ def evaluate_two(warehouse: Warehouse) -> ArtifactRef:
     return evaluate(settings, frames, models, refs["curate"], refs["ingest"], warehouse, seed=1)
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_where_it_was(run, evaluated):
     _, _, warehouse = run
     before = ledger_size(warehouse)

@@ -130,7 +130,7 @@ def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
     assert resumed.file(name).read_bytes() == tuned.file(name).read_bytes()
 
 
-@pytest.mark.parametrize(("until", "taken"), [(0.0, 12), (1.0, 15)])
+@pytest.mark.parametrize(("until", "taken"), [(0.0, 12), pytest.param(1.0, 15, marks=pytest.mark.slow)])
 def test_a_phase_ends_when_what_it_teaches_is_known(corpus, tmp_path, until, taken):
     captions = Phase(name="captions", steps=15, until=until, budgets=(4,), mixture=Mixture(clip_captions=2))
     phases = (captions, Phase(name="questions", steps=2, mixture=Mixture(questions=1)))
