@@ -93,30 +93,56 @@ def layer_bytes(shape: Shape, number_bytes: int, tiles: int = 1) -> int:
     return norms + attention + (2 * shape.feed_forward * number_bytes if tiles == 1 else 0)
 
 
-def kept_activations(shape: Shape, tokens: int, work: Work) -> int:
-    """What a forward over so many tokens keeps; with checkpointing a layer keeps its input alone.
+def kept_by_part(shape: Shape, tokens: int, work: Work) -> tuple[int, int, int]:
+    """What a forward over so many tokens keeps of each layer but the last, of the last, and of the final norm.
 
-    The last layer keeps nothing of its feed-forward part for prompts; with checkpointing it is one like the others.
+    With checkpointing a layer keeps its input alone, on the GPU or on the host.
     """
     s, H = work.number_bytes, shape.hidden
-    layer = layer_bytes(shape, s, work.tiles) + work.lora_rank * len(work.lora_targets) * s
     final_norm = tokens * (2 * H * s + 4)
     if work.checkpointing != "none":
-        return (shape.layers * H * s if work.checkpointing == "recompute" else 0) * tokens + final_norm
-    prompts = tokens * (work.prompt - 1) / work.tokens if work.degree == 1 else 0
-    feed_forward = (2 * shape.feed_forward if work.tiles == 1 else 0) + H
-    return int(tokens * shape.layers * layer - prompts * (feed_forward * s + 4) + final_norm)
+        each = tokens * H * s if work.checkpointing == "recompute" else 0
+        return each, each, final_norm
+    return *in_full(shape, tokens, work), final_norm
 
 
-def activation_bytes(shape: Shape, tokens: int, work: Work) -> int:
-    """What a forward over so many tokens keeps, and on top of it what the layer under way back needs.
+def in_full(shape: Shape, tokens: int, work: Work) -> tuple[int, int]:
+    """What a layer needs for its way back, and what the last needs, which has no feed-forward part for prompts."""
+    s = work.number_bytes
+    each = tokens * (layer_bytes(shape, s, work.tiles) + work.lora_rank * len(work.lora_targets) * s)
+    feed_forward = (2 * shape.feed_forward if work.tiles == 1 else 0) + shape.hidden
+    return each, each - int(unread(tokens, work) * (feed_forward * s + 4))
 
-    That is its gradients, what it makes again, and with checkpointing all of the layer, on the GPU.
+
+def unread(tokens: int, work: Work) -> float:
+    """Tokens of prompts; with sequence parallelism a rank may have none."""
+    return tokens * (work.prompt - 1) / work.tokens if work.degree == 1 else 0
+
+
+def kept_activations(shape: Shape, tokens: int, work: Work) -> int:
+    """What a forward over so many tokens keeps for the way back."""
+    each, last, final_norm = kept_by_part(shape, tokens, work)
+    return (shape.layers - 1) * each + last + final_norm
+
+
+def activation_bytes(shape: Shape, tokens: int, work: Work, logits: int = 0) -> int:
+    """What a forward over so many tokens keeps, and the way back needs, at the fullest moment, less the `logits`.
+
+    That moment is before the way back, beside the logits; or in the last layer, or in the one before, which works on
+    prompts too while what the last kept is free. A layer on its way back has its gradients, what it makes again, and
+    with checkpointing all that it needs.
     """
-    s, H = work.number_bytes, shape.hidden
-    again = 0 if work.checkpointing == "none" else layer_bytes(shape, s, work.tiles)
-    widths = 3 if work.tiles == 1 else 7 / work.tiles
-    return kept_activations(shape, tokens, work) + int(tokens * (again + (widths * shape.feed_forward + 2 * H) * s))
+    each, last, final_norm = kept_by_part(shape, tokens, work)
+    again, last_again = (0, 0) if work.checkpointing == "none" else in_full(shape, tokens, work)
+    widths = (3 if work.tiles == 1 else 7 / work.tiles) * shape.feed_forward * work.number_bytes
+    hidden = 2 * shape.hidden * work.number_bytes
+    before = (shape.layers - 1) * each
+    moments = (
+        before + last + final_norm + logits,
+        before + last + last_again + int(tokens * hidden + (tokens - unread(tokens, work)) * widths),
+        before + again + int(tokens * (hidden + widths)) if shape.layers > 1 else 0,
+    )
+    return max(moments) - logits
 
 
 def logits_bytes(shape: Shape, rows: int) -> int:
@@ -155,10 +181,11 @@ def memory(shape: Shape, work: Work, gpus: int = 1) -> dict[str, int]:
         "rollout weights": shape.text_parameters * s,
         "rollout KV cache": kv_cache_bytes(shape, work),
     }
+    logits = logits_bytes(shape, together * work.group * work.response // work.degree)
     update = {
         "gradients": trained * s // sharded[2],
-        "activations": activation_bytes(shape, together * work.tokens // work.degree, work),
-        "logits": logits_bytes(shape, together * work.group * work.response // work.degree),
+        "activations": activation_bytes(shape, together * work.tokens // work.degree, work, logits),
+        "logits": logits,
     }
     if not work.sleep:
         return always | rollout | update
