@@ -25,7 +25,10 @@ from longrl.warehouse.artifacts import Warehouse
 from tests.stages.noise_model import build_noise_model
 from tests.stages.teaching import CAPTIONED, caption_settings, corpus, reason_settings, server_settings
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
 OPTIONS = {
     "--served-model-name": "noise",
     "--host": "127.0.0.1",

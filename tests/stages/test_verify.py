@@ -35,8 +35,10 @@ def model(handler: Handler) -> None:
     answer(json.dumps({"reasoning": "It is always so.", "answer": said}))(handler)
 
 
-def check(warehouse: Warehouse, server: MisbehavingServer, rows: list[dict], **settings) -> ArtifactRef:
-    where = TeacherServer(base_url=server.url, model="m", retries=0, concurrency=2)
+def check(
+    warehouse: Warehouse, server: MisbehavingServer, rows: list[dict], concurrency: int = 2, **settings
+) -> ArtifactRef:
+    where = TeacherServer(base_url=server.url, model="m", retries=0, concurrency=concurrency)
     told, asked = captions(warehouse, rows), store(warehouse, "reason", rows)
     return verify(VerifySettings(server=where, **settings), told, asked, warehouse, 0)
 
@@ -108,7 +110,7 @@ def test_a_lost_server_keeps_what_was_answered(warehouse, server):
 
     server.usual = away
     with pytest.raises(TeacherUnavailable, match="401"):
-        check(warehouse, server, rows, judge=True)
+        check(warehouse, server, rows, concurrency=1, judge=True)  # others under way would be called off
     asked = len(server.requests)
     server.usual = good
     made = check(warehouse, server, rows, judge=True)
