@@ -115,7 +115,6 @@ def kill_after_checkpoint(code: str, call: dict, folder: Path) -> None:
     stage.wait()
 
 
-@pytest.mark.slow
 def test_killed_sft_goes_on_with_the_same_curve(corpus, tuned, tmp_path):
     refs = (corpus.model, corpus.dataset, corpus.captions, corpus.videos)
     call = {
@@ -166,8 +165,7 @@ def test_rl_trains_on_what_the_engine_sampled(reinforced):
         assert sum(spent) <= row["seconds"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("zero_stage", [0, 3])
+@pytest.mark.parametrize("zero_stage", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_ranks_on_each_sequence_take_the_steps_of_one(corpus, tmp_path, zero_stage):
     mixture = Mixture(questions=3, reading=2, clip_captions=1)
     phases = (Phase(name="mixed", steps=2, warmup=0, mixture=mixture),)
